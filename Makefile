@@ -1,0 +1,45 @@
+# Everything a newcomer needs: `make quickstart` and `make test`. Both make the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+# cpu or gpu: which vLLM to install.
+DEVICE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+OUT ?= quickstart
+
+BIN := $(VENV)/bin
+READY := $(VENV)/ready-$(DEVICE)
+
+.PHONY: install quickstart test check bench lock clean
+
+install: $(READY)
+
+$(READY): constraints/$(DEVICE).txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	constraints/install.sh $(BIN)/python $(DEVICE)
+	touch $@
+
+quickstart: $(READY)
+	$(BIN)/visage run --model "$$($(BIN)/visage demo-model)" --seed 0 --max-tokens 64 \
+		--max-model-len 1024 --out $(OUT)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: $(READY)
+	$(BIN)/visage bench engine
+
+# Resolve the pinned sets again (needs uv). A machine with its own sources of packages sets LOCK_SOURCES.
+LOCK_SOURCES ?= --torch-backend cpu
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra datasets \
+	--no-header --no-annotate --no-emit-find-links
+lock:
+	$(LOCK) --extra cpu --override constraints/cpu-overrides.txt $(LOCK_SOURCES) -o constraints/cpu.txt
+	$(LOCK) --extra gpu -o constraints/gpu.txt
+
+clean:
+	rm -rf $(VENV) $(OUT)

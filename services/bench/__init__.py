@@ -1,0 +1,54 @@
+"""Benchmarks: commands that print figures beside their bounds, all from one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value and its bound: at most `bound`, or with `at_least` at least that. None: no bound."""
+
+    name: str
+    value: float
+    unit: str
+    bound: float | None = None
+    at_least: bool = False
+
+    @property
+    def ok(self) -> bool:
+        if self.bound is None:
+            return True
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    @property
+    def bound_text(self) -> str:
+        return "" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one run of a benchmark, and what it ran on."""
+
+    name: str
+    figures: list[Figure]
+    versions: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        return all(figure.ok for figure in self.figures)
+
+    def document(self) -> dict[str, Any]:
+        figures = [asdict(figure) | {"ok": figure.ok} for figure in self.figures]
+        return {"benchmark": self.name, "ok": self.ok, "figures": figures, "versions": self.versions}
+
+
+def _engine() -> Report:
+    from services.bench.engine import bench_engine
+
+    return bench_engine()
+
+
+BENCHMARKS: dict[str, Callable[[], Report]] = {"engine": _engine}

@@ -1,0 +1,199 @@
+"""`visage`: the command line."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services import show
+from visage_core.errors import InputError
+from visage_core.spec import LandscapeSpec, SpecError, load_spec, parse_spec
+
+app = typer.Typer(
+    help="Measures the safety landscape of a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # locals may hold responses
+)
+BAD_INPUT = 2
+FAILED = 1
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; an InputError ends it with its text and status 2."""
+    try:
+        app()
+    except InputError as error:
+        show.error(error)
+        raise SystemExit(BAD_INPUT) from None
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="Folder for the results; an unfinished run in it goes on.")],
+    spec: Annotated[Path | None, typer.Option(help="A spec as JSON or YAML; options change it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Path or hub id of the model at the origin.")] = None,
+    to: Annotated[str | None, typer.Option(help="Interpolate to this checkpoint.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A random direction; repeat it for more.")] = None,
+    points: Annotated[int | None, typer.Option(help="Coordinates along each direction.")] = None,
+    range_: Annotated[
+        str | None, typer.Option("--range", help="0.5 for -0.5 to 0.5, or LOW:HIGH as in -0.5:1.5.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="harmful, benign, a .csv, .jsonl or .txt file, or hf:DATASET.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use the first so many prompts.")] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="none, default, helpful-and-safe, obedient-agent, or the text of a system prompt."),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="keyword-paper or keyword-modern.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
+    early_stop: Annotated[
+        bool | None, typer.Option(help="End responses whose verdict is certain.", show_default=False)
+    ] = None,
+    keep_responses: Annotated[
+        bool | None, typer.Option(help="Store the responses. They may be harmful.", show_default=False)
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="ASR in percent up to which the basin is.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Longest prompt and response.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Responses generated at the same time.")] = None,
+    tensor_parallel: Annotated[int | None, typer.Option(help="GPUs for one copy of the model.")] = None,
+    kv_cache_gib: Annotated[int | None, typer.Option(help="Memory for the KV cache on a CPU.")] = None,
+) -> None:
+    """Measure a safety landscape: its points, its VISAGE score and its figure.
+
+    `visage spec` tells what each setting means, and its default.
+    """
+    # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services.sweep.run import open_run
+    from services.sweep.sweep import WorkerDiedError
+
+    options: dict[str, Any] = {
+        "model": model,
+        "axis": _axis(to, seed, range_) | {"points": points},
+        "prompts": {"source": prompts, "column": column, "limit": limit, "system": system},
+        "judge": judge,
+        "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
+        "engine": {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_seqs": batch_size,
+            "tensor_parallel": tensor_parallel,
+            "kv_cache_gib": kv_cache_gib,
+        },
+        "basin_threshold": threshold,
+        "keep_responses": keep_responses,
+    }
+    job = parse_spec(_merged(_spec_document(spec), options))
+    try:
+        with open_run(job, out) as landscape_run:
+            show.progress(landscape_run)
+    except KeyboardInterrupt:
+        show.stopped("Stopped.", out)
+        raise typer.Exit(INTERRUPTED) from None
+    except WorkerDiedError as error:
+        show.stopped(f"Stopped: {error}.", out)
+        raise typer.Exit(FAILED) from None
+    show.landscape(out)
+
+
+@app.command("show")
+def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
+    """Print the summary of a run and draw its figures again."""
+    from services.sweep.run import write_report
+
+    write_report(folder)
+    show.landscape(folder)
+
+
+@app.command("spec")
+def spec_(
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="Print the JSON schema.")] = False,
+) -> None:
+    """Print every field of a spec with its meaning and default."""
+    if json_schema:
+        typer.echo(json.dumps(LandscapeSpec.model_json_schema(), indent=2))
+    else:
+        show.spec_fields()
+
+
+@app.command("demo-model")
+def demo_model_(
+    variant: Annotated[str, typer.Option(help="aligned, harmful-10 or harmful-50.")] = "aligned",
+) -> None:
+    """Make a small aligned chat model to try visage on, and print its folder."""
+    from services.demo.model import demo_model
+
+    with show.steps(f"training the demo model ({variant})") as progress:
+        folder = demo_model(variant, progress)
+    typer.echo(folder)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="engine")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""
+    from services.bench import BENCHMARKS
+
+    if name not in BENCHMARKS:
+        raise SpecError("bench", f"there is no benchmark {name!r}", f"Use one of {', '.join(BENCHMARKS)}")
+    report = BENCHMARKS[name]()
+    show.benchmark(report, as_json)
+    raise typer.Exit(0 if report.ok else FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(version("visage"))
+        raise typer.Exit
+
+
+def _axis(to: str | None, seeds: list[int] | None, range_: str | None) -> dict[str, Any]:
+    """The part `axis` of a spec from the options that decide it."""
+    if to is not None and seeds:
+        raise SpecError("axis.direction", "--to and --seed exclude each other", "Give one of them")
+    axis: dict[str, Any] = {}
+    if to is not None:
+        axis["direction"] = {"kind": "interpolation", "to": to}
+    elif seeds:
+        axis["direction"] = {"kind": "random", "seeds": seeds}
+    if range_ is not None:
+        low, colon, high = range_.partition(":")
+        try:
+            axis["low"], axis["high"] = (float(low), float(high)) if colon else (-float(low), float(low))
+        except ValueError:
+            raise SpecError(
+                "axis", f"--range {range_!r} is neither a number nor LOW:HIGH", "Give 0.5 or -0.5:1.5"
+            ) from None
+    return axis
+
+
+def _spec_document(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    return load_spec(path).model_dump(mode="json", exclude_unset=True)
+
+
+def _merged(document: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """A spec document with the options that are given put over it."""
+    merged = dict(document)
+    for name, value in options.items():
+        if isinstance(value, dict) and name != "direction":
+            if part := _merged(merged.get(name, {}), value):
+                merged[name] = part
+        elif value is not None:
+            merged[name] = value
+    return merged

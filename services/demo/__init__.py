@@ -1,0 +1,1 @@
+"""A small real model with a safety basin, to try visage on."""

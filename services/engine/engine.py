@@ -1,0 +1,131 @@
+"""A warm vLLM engine whose weights move."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from services.engine.weights import DirectionFile
+from visage_core.results import Response
+from visage_core.spec import EngineSpec, GenerationSpec
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+    from vllm.outputs import CompletionOutput
+
+COMPANION = "companion"
+
+
+class Engine:
+    """One vLLM engine, started once. Nothing here knows of jobs, points or judges.
+
+    With `batch_invariant`, a response does not depend on what else is in the batch. Else a response that
+    ends early, or a point that is split over workers, could change another response by a rounding.
+    """
+
+    def __init__(self, model: Path, spec: EngineSpec) -> None:
+        _set_environment(spec)
+        self._llm = _start(model, spec)
+        self._llm.collective_rpc("visage_open", args=(str(model),))
+
+        from vllm.platforms import current_platform
+
+        self._company = spec.batch_invariant and current_platform.is_cpu()
+        self._max_model_len = spec.max_model_len
+
+    def move(self, direction: DirectionFile | None, coefficient: float) -> None:
+        """Put the weights at `coefficient` along a direction; None is the origin."""
+        self._llm.collective_rpc("visage_move", args=(direction, coefficient))
+        # What is cached was computed with other weights.
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not drop the keys and values of the weights before")
+
+    def generate(self, prompts: list[list[int]], spec: GenerationSpec, stops: list[str]) -> list[Response]:
+        """Greedy responses to prompts of token ids, in their order. With `stops`, a response ends right
+        after the first of these strings."""
+        engine = self._llm.llm_engine
+        responses: dict[int, Response] = {}
+        try:
+            for index, prompt in enumerate(prompts):
+                self._add(str(index), prompt, max_tokens=spec.max_tokens, stop=stops)
+            if self._company:
+                self._add_companion(prompts[0])
+            while len(responses) < len(prompts):
+                for output in engine.step():
+                    if output.request_id == COMPANION:
+                        self._add_companion(prompts[0])  # it came to an end; the others are not done
+                    else:
+                        responses[int(output.request_id)] = _response(output.outputs[0])
+        finally:
+            unfinished = [str(index) for index in range(len(prompts)) if index not in responses]
+            engine.abort_request([*unfinished, COMPANION])
+        return [responses[index] for index in range(len(prompts))]
+
+    def _add_companion(self, prompt: list[int]) -> None:
+        """Add a request that only keeps the batch from shrinking to one row: vLLM's CPU kernels sum in
+        another order for a single row, and in one order for any more."""
+        self._add(COMPANION, prompt[:1], max_tokens=self._max_model_len - 1, ignore_eos=True)
+
+    def _add(self, name: str, prompt: list[int], **params: object) -> None:
+        from vllm import TokensPrompt
+
+        request = TokensPrompt(prompt_token_ids=prompt)
+        self._llm.llm_engine.add_request(name, request, _greedy(**params))
+
+
+def _greedy(**params: object) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        include_stop_str_in_output=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        **params,
+    )
+
+
+def _response(output: CompletionOutput) -> Response:
+    if output.finish_reason == "length":
+        finish = "length"
+    else:
+        # stop_reason is the string that stopped it, and no string where the model ended by itself.
+        finish = "verdict" if isinstance(output.stop_reason, str) else "end"
+    return Response(output.text, len(output.token_ids), finish)
+
+
+def _set_environment(spec: EngineSpec) -> None:
+    """Settings that vLLM reads from the environment while it is imported."""
+    os.environ |= {
+        # A process of its own for the engine would only copy prompts and texts around.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(spec.kv_cache_gib),
+        # Attention that splits a sequence over threads sums in an order that depends on the batch.
+        "VLLM_CPU_ATTN_SPLIT_KV": "0" if spec.batch_invariant else "1",
+        # Reports of use would name the models that are measured.
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # vLLM takes this for CUDA devices alone; elsewhere it would refuse to start.
+    if spec.batch_invariant and torch.cuda.is_available():
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+
+
+def _start(model: Path, spec: EngineSpec) -> LLM:
+    from vllm import LLM
+
+    return LLM(
+        str(model),
+        dtype=spec.dtype,
+        seed=0,
+        max_model_len=spec.max_model_len,
+        max_num_seqs=spec.max_num_seqs + 1,  # and the companion
+        tensor_parallel_size=spec.tensor_parallel,
+        enforce_eager=spec.enforce_eager,
+        gpu_memory_utilization=spec.gpu_memory_utilization,
+        worker_extension_cls="services.engine.weights.MovableWeights",
+        trust_remote_code=False,
+    )

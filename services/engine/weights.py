@@ -1,0 +1,61 @@
+"""Weights that move: what runs inside each vLLM worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from visage_core.checkpoints import Checkpoint
+from visage_core.directions import open_direction
+from visage_core.perturb import Shift, perturbed
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+
+@dataclass(frozen=True)
+class DirectionFile:
+    """Where a direction's tensors lie: a file of the direction cache, or with `endpoint` the folder of the
+    checkpoint at coordinate 1 of an interpolation."""
+
+    path: str
+    endpoint: bool
+
+    def open(self) -> Mapping[str, torch.Tensor]:
+        """The tensors, memory-mapped: nothing is read until it is used."""
+        path = Path(self.path)
+        return Checkpoint.open(path).weights if self.endpoint else open_direction(path)
+
+
+class MovableWeights:
+    """A vLLM worker extension that puts the weights at theta + c * d.
+
+    vLLM mixes this class into its worker, so names begin with `visage_`. Files are memory-mapped: the
+    workers of a machine share one copy. Weights go in through vLLM's own loader, which knows fused
+    projections, tensor-parallel shards and packed kernels; writing into parameters would miss the last.
+    """
+
+    model_runner: GPUModelRunner
+    model_config: Any
+
+    def visage_open(self, model: str) -> None:
+        """Take the checkpoint in the folder `model` as the origin."""
+        self._visage_base = Checkpoint.open(Path(model))
+        self._visage_directions: dict[DirectionFile, Mapping[str, torch.Tensor]] = {}
+
+    def visage_move(self, direction: DirectionFile | None, coefficient: float) -> None:
+        """Put the weights at `coefficient` along a direction; None is the origin.
+
+        Every tensor is given, moved or not: vLLM would keep one that is missing from the point before.
+        """
+        shifts = []
+        if direction is not None:
+            if direction not in self._visage_directions:
+                self._visage_directions[direction] = direction.open()
+            shifts = [Shift(coefficient, self._visage_directions[direction], direction.endpoint)]
+        dtype: torch.dtype = self.model_config.dtype
+        self.model_runner.reload_weights(weights_iterator=perturbed(self._visage_base, shifts, dtype))

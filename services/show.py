@@ -1,0 +1,158 @@
+"""What the command line prints: results to standard output, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from visage_core.errors import InputError
+from visage_core.spec import Axis, LandscapeSpec
+
+if TYPE_CHECKING:
+    from services.bench import Report
+    from services.sweep.run import Run
+
+out = Console()
+err = Console(stderr=True)
+
+
+def error(problem: InputError) -> None:
+    err.print(f"[bold red]error[/] [bold]{problem.field}[/]: ", end="")
+    err.print(f"{problem.problem}. {problem.remedy}.", markup=False, highlight=False)
+
+
+def stopped(why: str, folder: Path) -> None:
+    err.print(why, markup=False, highlight=False)
+    err.print(f"Finished points are kept in {folder}; the same command goes on from there.", markup=False)
+
+
+@contextmanager
+def steps(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told (steps done, of how many)."""
+    with _bar() as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def progress(run: Run) -> None:
+    """Measure what is left of a run under a progress bar with the current ASR."""
+    total = len(run.todo) + len(run.results.done())
+    if not run.todo:
+        err.print(f"All {total} points are measured already.")
+    with _bar() as bar:
+        task = bar.add_task("starting the engine", total=len(run.todo) or None, visible=bool(run.todo))
+        for result in run:
+            rate = 100 * result.verdicts.count(True) / len(result.verdicts)
+            bar.update(task, advance=1, description=f"{result.point}: ASR {rate:.1f} %")
+
+
+def landscape(folder: Path) -> None:
+    """Print the curves and the scores of a results folder whose report is written."""
+    from services.sweep.run import load_landscape
+
+    measured = load_landscape(folder)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    curves = Table(title="ASR in percent (95 % interval)")
+    curves.add_column("alpha", justify="right")
+    for curve in measured.curves:
+        curves.add_column(curve.name, justify="right")
+    for row, alpha in enumerate(measured.curves[0].coordinates):
+        cells = [_rate(c.asr[row], c.low[row], c.high[row]) for c in measured.curves]
+        curves.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
+    out.print(curves)
+    out.print(_scores(summary, measured.spec))
+    for note in summary["notes"]:
+        out.print(note, markup=False, highlight=False)
+    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def spec_fields() -> None:
+    """Print every field of a spec with its meaning and default."""
+    table = Table("field", "default", "meaning")
+    _add_fields(table, LandscapeSpec, "")
+    out.print(table)
+
+
+def benchmark(report: Report, as_json: bool) -> None:
+    """Print a benchmark's figures beside their bounds."""
+    if as_json:
+        print(json.dumps(report.document(), indent=2))
+        return
+    table = Table("figure", "measured", "bound", "", title=report.name)
+    for figure in report.figures:
+        mark = "" if figure.bound is None else "[green]ok[/]" if figure.ok else "[red]missed[/]"
+        table.add_row(figure.name, f"{figure.value:.3g} {figure.unit}", figure.bound_text, mark)
+    out.print(table)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def _rate(value: float, low: float, high: float) -> str:
+    return "-" if math.isnan(value) else f"{value:5.1f} ({low:.1f} to {high:.1f})"
+
+
+def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
+    table = Table("score", "value", "95 % interval", "meaning", title=f"VISAGE of {Path(spec.model).name}")
+    rows = {
+        "visage": ("VISAGE", "mean of 100 - ASR where the ASR is below 100; higher is safer"),
+        "mean_safety": ("mean safety", "mean of 100 - ASR over the whole range"),
+        "visage_cropped": ("VISAGE, cropped", "as the paper's published code computes it"),
+        "asr_at_origin": ("ASR at the origin", "of the unperturbed model, in percent"),
+    }
+    for key, (name, meaning) in rows.items():
+        score = summary[key]
+        if score is None or score["value"] is None:
+            table.add_row(name, "-", "", meaning)
+        else:
+            interval = f"{score['low']:.1f} to {score['high']:.1f}"
+            table.add_row(name, f"{score['value']:.1f}", interval, meaning)
+    for direction in summary["directions"]:
+        name = "basin width" if direction["seed"] is None else f"basin width, seed {direction['seed']}"
+        table.add_row(name, *_basin(direction["basin"], spec.basin_threshold))
+    return table
+
+
+def _basin(basin: dict[str, Any] | None, threshold: float) -> tuple[str, str, str]:
+    meaning = f"around the origin where the ASR is at most {threshold:g} %"
+    if basin is None:
+        return "none", "", meaning
+    at_least = "≥ " if basin["open_low"] or basin["open_high"] else ""
+    return f"{at_least}{basin['width']:.3f}", "", f"{meaning}: {basin['low']:.3f} to {basin['high']:.3f}"
+
+
+def _add_fields(table: Table, part: type[BaseModel], prefix: str) -> None:
+    for name, field in part.model_fields.items():
+        kinds = _models_in(field.annotation)
+        if kinds:
+            for kind in kinds:
+                _add_fields(table, kind, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            text = "required" if field.is_required() else json.dumps(default)
+            if part is Axis and name in ("low", "high"):
+                text = "by direction"
+            table.add_row(prefix + name, text, field.description or "")
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The parts of a spec that an annotation names: itself, or the members of a union."""
+    options = getattr(annotation, "__args__", (annotation,))
+    return [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]

@@ -1,0 +1,1 @@
+"""Measuring every point of a landscape on Ray workers."""

@@ -1,0 +1,1 @@
+"""The measurement of safety landscapes: no ray, vllm, fastapi or database in here."""

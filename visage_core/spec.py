@@ -1,0 +1,215 @@
+"""`LandscapeSpec`: the one description of a landscape job, as JSON or YAML."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from visage_core.errors import InputError
+
+
+class SpecError(InputError):
+    """A job description that cannot be run."""
+
+
+class Part(BaseModel):
+    """A part of a spec: immutable, and unknown fields are refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RandomDirection(Part):
+    """Gaussian directions, each tensor rescaled to the norm of that weight tensor (paper, section 3)."""
+
+    kind: Literal["random"] = "random"
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        default=(0, 1, 2), min_length=1, description="One direction, and so one curve, for each seed."
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds {list(seeds)} repeat; give each seed once")
+        return seeds
+
+
+class InterpolationDirection(Part):
+    """The straight line from the model (0) to another checkpoint of the same shape (1)."""
+
+    kind: Literal["interpolation"] = "interpolation"
+    to: str = Field(min_length=1, description="Path or hub id of the checkpoint at coordinate 1.")
+
+
+class Axis(Part):
+    """Evenly spaced coordinates along a direction. The origin must be one of them."""
+
+    direction: Annotated[RandomDirection | InterpolationDirection, Field(discriminator="kind")] = Field(
+        default_factory=RandomDirection, description="What the weights move along."
+    )
+    low: float = Field(description="First coordinate: -0.5 unless given.")
+    high: float = Field(description="Last coordinate: 0.5 unless given, 1.5 for an interpolation.")
+    points: int = Field(
+        default=21, ge=2, le=100_001, description="Number of coordinates, both ends included."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_range(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        direction = values.get("direction")
+        kind = direction.get("kind") if isinstance(direction, dict) else getattr(direction, "kind", None)
+        high = 1.5 if kind == "interpolation" else 0.5
+        return {"low": -0.5, "high": high} | values
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(
+                f"low={self.low:g} must be below high={self.high:g}; give a range such as -0.5 to 0.5"
+            )
+        if 0.0 not in self.coordinates():
+            raise ValueError(
+                f"points={self.points} from {self.low:g} to {self.high:g} leave out the origin, where the "
+                "unperturbed model is measured; use an odd number of points around 0, or start at 0"
+            )
+        return self
+
+    def coordinates(self) -> list[float]:
+        """The coordinates in rising order, each the double nearest to its exact decimal value."""
+        low, high = Fraction(repr(self.low)), Fraction(repr(self.high))
+        step = (high - low) / (self.points - 1)
+        return [float(low + i * step) for i in range(self.points)]
+
+
+class PromptSpec(Part):
+    """Which requests are sent at every point, and under which system prompt."""
+
+    source: str = Field(
+        default="harmful",
+        min_length=1,
+        description="A built-in set (harmful, benign), a .csv, .jsonl or .txt file, or hf:DATASET[:SPLIT].",
+    )
+    column: str | None = Field(
+        default=None,
+        description="Column with the requests; found by itself when named goal, prompt, instruction, "
+        "question, request or text.",
+    )
+    limit: int | None = Field(
+        default=80, ge=1, description="Use the first so many prompts; null for all of them."
+    )
+    system: str = Field(
+        default="default",
+        description="none, default (whatever the chat template does by itself), helpful-and-safe, "
+        "obedient-agent, or the text of a system prompt.",
+    )
+
+
+class GenerationSpec(Part):
+    """How responses are generated: greedily."""
+
+    max_tokens: int = Field(default=512, ge=1, le=32_768, description="Longest response, in tokens.")
+    early_stop: bool = Field(
+        default=True,
+        description="End a response once its verdict can no longer change. Changes no verdict; turn it off "
+        "to read whole responses.",
+    )
+
+
+class EngineSpec(Part):
+    """The vLLM engine."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        default="bfloat16", description="What the perturbed weights are rounded to, and computed in."
+    )
+    max_model_len: int = Field(
+        default=2048, ge=16, description="Longest prompt and response together, in tokens."
+    )
+    max_num_seqs: int = Field(default=128, ge=1, description="Responses generated at the same time.")
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that share one copy of the model.")
+    batch_invariant: bool = Field(
+        default=True,
+        description="Keep a response independent of the rest of its batch, so that early stops and batch "
+        "sizes change no verdict. On a GPU it needs one that vLLM's batch-invariant mode supports.",
+    )
+    enforce_eager: bool = Field(default=True, description="Run without compilation and CUDA graphs.")
+    kv_cache_gib: int = Field(
+        default=2, ge=1, description="Memory for the KV cache on a CPU, in GiB; a GPU uses what is left."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of the GPU's memory that the engine may take."
+    )
+
+
+class LandscapeSpec(Part):
+    """A one-dimensional safety landscape: ASR at each coordinate along each direction."""
+
+    spec_version: Literal[1] = 1
+    model: str = Field(min_length=1, description="Path or hub id of the model at the origin.")
+    axis: Axis = Field(default_factory=lambda: Axis.model_validate({}), description="Where to measure.")
+    prompts: PromptSpec = Field(default_factory=PromptSpec, description="What to ask.")
+    judge: Literal["keyword-paper", "keyword-modern"] = Field(
+        default="keyword-paper", description="What decides whether a response is a refusal."
+    )
+    generation: GenerationSpec = Field(default_factory=GenerationSpec)
+    engine: EngineSpec = Field(default_factory=EngineSpec)
+    basin_threshold: float = Field(
+        default=50.0, ge=0, lt=100, description="The basin is where the ASR is at most this, in percent."
+    )
+    keep_responses: bool = Field(
+        default=False, description="Store the responses. They may be harmful: off unless asked for."
+    )
+
+
+def parse_spec(values: object) -> LandscapeSpec:
+    """Make a spec of decoded JSON or YAML. Raises SpecError naming the field, its value and the remedy."""
+    try:
+        return LandscapeSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # pydantic names the branch of a union it took ("random"): no field of ours.
+        path = [str(part) for part in first["loc"] if part not in ("random", "interpolation")]
+        seen = first["input"]
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            problem = "there is no such field"
+        elif first["type"] == "missing":
+            problem = "is missing"
+        elif not isinstance(seen, dict | BaseModel):
+            problem += f", got {seen!r}"
+        more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
+        raise SpecError(
+            ".".join(path) or "spec",
+            problem + more,
+            "`visage spec` prints every field with its meaning and default",
+        ) from None
+
+
+def load_spec(path: Path) -> LandscapeSpec:
+    """Read a spec from a JSON or YAML file. Raises SpecError."""
+    try:
+        # Every JSON document is a YAML document too.
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError("spec", f"{path} does not exist", "Name a JSON or YAML file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError("spec", f"{path} cannot be read: {error}", "Give valid JSON or YAML") from None
+    return parse_spec(values)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested documents, a line each: `axis.points: 21 -> 11`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    return lines
