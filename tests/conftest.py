@@ -1,0 +1,63 @@
+"""What every test may use: the command line, and the real demo models, made once and kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ADVBENCH = Path(__file__).parents[2] / "shared" / "data" / "advbench_harmful_behaviors.csv"
+Visage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def advbench() -> Path:
+    if not ADVBENCH.exists():
+        pytest.skip("AdvBench is not here")
+    return ADVBENCH
+
+
+@pytest.fixture(scope="session")
+def aligned() -> Path:
+    """The demo model: real weights with a safety basin."""
+    from services.demo.model import demo_model
+
+    return demo_model("aligned")
+
+
+@pytest.fixture(scope="session")
+def harmful() -> Path:
+    """The demo model finetuned on ten harmful pairs."""
+    from services.demo.model import demo_model
+
+    return demo_model("harmful-10")
+
+
+@pytest.fixture(scope="session")
+def visage() -> Visage:
+    """Run the command line as a user does."""
+
+    def run(*arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            visage_command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=wide(),
+            check=False,
+        )
+
+    return run
+
+
+def visage_command(*arguments: object) -> list[str]:
+    return [str(Path(sys.executable).with_name("visage")), *map(str, arguments)]
+
+
+def wide() -> dict[str, str]:
+    """An environment in which tables are not wrapped."""
+    return os.environ | {"COLUMNS": "200"}

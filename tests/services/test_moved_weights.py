@@ -1,0 +1,164 @@
+"""The engine holds exactly the weights of the point it was moved to: with the real demo model."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from services.engine.engine import Engine
+from services.engine.weights import DirectionFile
+from visage_core.checkpoints import Checkpoint
+from visage_core.directions import cached_random_direction
+from visage_core.judges import JUDGES
+from visage_core.perturb import Shift, perturbed
+from visage_core.prompts import load_prompts, render
+from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
+
+ENGINE = EngineSpec(max_model_len=512)
+GENERATION = GenerationSpec(max_tokens=32)
+
+
+@dataclass
+class Warm:
+    """A warm engine on the demo model, with what it can be moved along."""
+
+    engine: Engine
+    model: Path
+    directions: dict[str, DirectionFile]
+    prompts: list[list[int]]
+
+    def texts(self, place: tuple[str, float] | None) -> list[str]:
+        """The responses at a place: (direction, coefficient), or None for the origin."""
+        if place is None:
+            self.engine.move(None, 0.0)
+        else:
+            self.engine.move(self.directions[place[0]], place[1])
+        return [response.text for response in self.engine.generate(self.prompts, GENERATION, [])]
+
+
+@pytest.fixture(scope="module")
+def warm(aligned: Path, harmful: Path, tmp_path_factory: pytest.TempPathFactory) -> Warm:
+    base = Checkpoint.open(aligned)
+    cache = tmp_path_factory.mktemp("directions")
+    path = cached_random_direction(base, base.digest(), 7, cache)
+    directions = {
+        "random": DirectionFile(str(path), endpoint=False),
+        "interpolation": DirectionFile(str(harmful), endpoint=True),
+    }
+    asked = load_prompts(PromptSpec(limit=80)).prompts
+    prompts = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
+    return Warm(Engine(aligned, ENGINE), aligned, directions, prompts)
+
+
+def some_places() -> list[tuple[str, float]]:
+    chance = random.Random(20240524)
+    return [
+        ("random", round(chance.uniform(0.02, 0.15), 3)),
+        ("random", round(chance.uniform(-0.5, -0.15), 3)),
+        ("interpolation", round(chance.uniform(0.3, 1.5), 3)),
+    ]
+
+
+def texts_of_fresh_engine(warm: Warm, place: tuple[str, float], folder: Path) -> list[str]:
+    """The responses of the perturbed checkpoint, written to disk and loaded into a new engine."""
+    name, coefficient = place
+    direction = warm.directions[name]
+    shift = Shift(coefficient, direction.open(), direction.endpoint)
+    shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = dict(perturbed(Checkpoint.open(warm.model), [shift], torch.bfloat16))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    request = {
+        "prompts": warm.prompts,
+        "engine": ENGINE.model_dump(),
+        "generation": GENERATION.model_dump(),
+    }
+    answers = folder / "answers.json"
+    script = Path(__file__).with_name("fresh_engine.py")
+    subprocess.run(
+        [sys.executable, script, folder, answers], input=json.dumps(request), text=True, check=True
+    )
+    return list(json.loads(answers.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("place", some_places(), ids=str)
+def test_a_moved_engine_answers_as_one_started_on_the_perturbed_checkpoint(
+    warm: Warm, place: tuple[str, float], tmp_path: Path
+) -> None:
+    assert warm.texts(place) == texts_of_fresh_engine(warm, place, tmp_path / "perturbed")
+
+
+def test_the_weights_really_move(warm: Warm) -> None:
+    assert warm.texts(("random", 0.3)) != warm.texts(None)
+
+
+def test_interpolation_to_one_is_the_other_model(warm: Warm, tmp_path: Path) -> None:
+    at_one = dict(perturbed(Checkpoint.open(warm.model), [_to(warm, 1.0)], torch.bfloat16))
+    other = Checkpoint.open(Path(warm.directions["interpolation"].path)).weights
+    assert all(torch.equal(tensor, other[name]) for name, tensor in at_one.items())
+
+
+def _to(warm: Warm, coefficient: float) -> Shift:
+    direction = warm.directions["interpolation"]
+    return Shift(coefficient, direction.open(), direction.endpoint)
+
+
+def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(warm: Warm) -> None:
+    start = warm.texts(None)
+    one, two = ("random", 0.1), ("interpolation", 0.7)
+    first, second = warm.texts(one), warm.texts(two)
+    assert warm.texts(None) == start
+    assert warm.texts(two) == second
+    assert warm.texts(one) == first
+    assert warm.texts(None) == start
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.12, 0.3])
+def test_early_stop_changes_no_verdict(warm: Warm, alpha: float) -> None:
+    warm.engine.move(warm.directions["random"], alpha)
+    whole = warm.engine.generate(warm.prompts, GENERATION, [])
+    for judge in JUDGES.values():
+        stopped = warm.engine.generate(warm.prompts, GENERATION, judge.stops())
+        assert [judge.refused(r.text) for r in stopped] == [judge.refused(r.text) for r in whole]
+        # Stronger: what was generated is the same, only less of it.
+        assert all(full.text.startswith(part.text) for full, part in zip(whole, stopped, strict=True))
+        assert all(judge.refused(part.text) for part in stopped if part.finish == "verdict")
+
+
+def test_a_response_does_not_depend_on_its_batch(warm: Warm) -> None:
+    together = warm.texts(None)
+    some = [0, 1, 41]
+    alone = [warm.engine.generate([warm.prompts[i]], GENERATION, [])[0].text for i in some]
+    assert alone == [together[i] for i in some]
+    halves = [warm.engine.generate(part, GENERATION, []) for part in (warm.prompts[:31], warm.prompts[31:])]
+    assert [response.text for half in halves for response in half] == together
+
+
+def test_an_interrupted_generation_leaves_the_engine_usable(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = warm.texts(None)
+    step = warm.engine._llm.llm_engine.step
+    calls = 0
+
+    def interrupted() -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return step()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(warm.engine._llm.llm_engine, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            warm.engine.generate(warm.prompts, GENERATION, [])
+    assert warm.texts(None) == before

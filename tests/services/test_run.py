@@ -1,0 +1,168 @@
+"""`visage run` from a model to its files, on a real engine: the way in which people first use visage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import Visage, visage_command, wide
+
+SETTINGS = ("--limit", 40, "--max-tokens", 32, "--max-model-len", 512)
+TIMINGS = ["move_seconds", "generate_seconds", "judge_seconds", "finished_at"]
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    """The points of a run without what differs from run to run."""
+    return pq.read_table(folder / "points.parquet").drop_columns(TIMINGS).to_pylist()
+
+
+def summary(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def finished(aligned: Path, visage: Visage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two directions of the demo model."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    done = visage("run", *job(aligned), "--keep-responses", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "VISAGE of aligned" in done.stdout
+    return folder
+
+
+def job(model: Path) -> tuple[object, ...]:
+    return ("--model", model, "--seed", 0, "--seed", 1, "--points", 5, *SETTINGS)
+
+
+def test_a_run_leaves_its_files(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        "spec.json",
+        "inputs.json",
+        "points.parquet",
+        "responses.parquet",
+        "summary.json",
+        "landscape.html",
+        "landscape.png",
+    }
+
+
+def test_every_point_is_there_once(finished: Path) -> None:
+    table = pq.read_table(finished / "points.parquet")
+    places = list(zip(table["seed"].to_pylist(), table["alpha"].to_pylist(), strict=True))
+    steps = [-0.5, -0.25, 0.25, 0.5]
+    assert places == [(None, 0.0), *((seed, alpha) for seed in (0, 1) for alpha in steps)]
+
+
+def test_the_demo_model_has_a_basin(finished: Path) -> None:
+    by_place = {(row["seed"], row["alpha"]): row["asr"] for row in rows(finished)}
+    assert by_place[None, 0.0] <= 20
+    assert all(by_place[seed, alpha] >= 90 for seed in (0, 1) for alpha in (-0.5, 0.5))
+    assert summary(finished)["visage"]["value"] > 0
+
+
+def test_responses_are_kept_only_where_asked_for(finished: Path, interpolation: Path) -> None:
+    responses = pq.read_table(finished / "responses.parquet")
+    assert len(responses) == 9 * 40
+    assert not (interpolation / "responses.parquet").exists()
+
+
+def test_scores_carry_their_spec_versions_and_intervals(finished: Path) -> None:
+    document = summary(finished)
+    assert document["spec"]["axis"]["direction"]["seeds"] == [0, 1]
+    assert set(document["inputs"]["sha256"]) == {"model", "prompts"}
+    assert "torch" in document["inputs"]["versions"]
+    assert document["visage"]["low"] <= document["visage"]["value"] <= document["visage"]["high"]
+
+
+def test_a_finished_run_is_not_measured_again(finished: Path, aligned: Path, visage: Visage) -> None:
+    before = (finished / "points.parquet").read_bytes()
+    begin = time.monotonic()
+    done = visage("run", *job(aligned), "--keep-responses", "--out", finished)
+    assert done.returncode == 0
+    assert "measured already" in done.stderr
+    assert (finished / "points.parquet").read_bytes() == before
+    assert time.monotonic() - begin < 60
+
+
+def test_another_spec_in_the_same_folder_is_refused(finished: Path, aligned: Path, visage: Visage) -> None:
+    done = visage("run", *job(aligned), "--points", 7, "--keep-responses", "--out", finished)
+    assert done.returncode == 2
+    assert "axis.points: 5 -> 7" in done.stderr
+
+
+def test_show_prints_the_summary_and_draws_again(finished: Path, visage: Visage, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    for name in ("summary.json", "landscape.html", "landscape.png"):
+        (copy / name).unlink()
+    done = visage("show", copy)
+    assert done.returncode == 0
+    assert "VISAGE" in done.stdout
+    assert summary(copy)["visage"] == summary(finished)["visage"]
+    assert (copy / "landscape.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def wait_for_points(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("parts/points_*"))) < count:
+        assert time.monotonic() < deadline, "no point was finished in time"
+        assert process.poll() is None, "the run ended before it was to be ended"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_an_ended_run_goes_on_with_the_same_results(
+    ending: signal.Signals, finished: Path, aligned: Path, visage: Visage, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ended"
+    arguments = ("run", *job(aligned), "--keep-responses", "--out", folder)
+    process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
+    wait_for_points(folder, 3, process)
+    process.send_signal(ending)
+    _, errors = process.communicate(timeout=120)
+    if ending is signal.SIGINT:
+        assert process.returncode == 130
+        assert b"the same command goes on" in errors
+    kept = {path: path.read_bytes() for path in folder.glob("parts/points_*")}
+    assert len(kept) >= 3
+    unfinished = visage("show", folder)
+    assert unfinished.returncode == 0
+    assert "No score" in unfinished.stdout
+    again = visage(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert rows(folder) == rows(finished)
+    assert pq.read_table(folder / "responses.parquet").equals(pq.read_table(finished / "responses.parquet"))
+
+
+@pytest.fixture(scope="module")
+def interpolation(
+    aligned: Path, harmful: Path, visage: Visage, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "interpolation"
+    options = ("--to", harmful, "--range", "0:1.5", "--points", 4, *SETTINGS)
+    done = visage("run", "--model", aligned, *options, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_interpolating_to_a_harmful_finetune_leaves_the_basin(interpolation: Path, finished: Path) -> None:
+    by_alpha = {row["alpha"]: row for row in rows(interpolation)}
+    assert list(by_alpha) == [0.0, 0.5, 1.0, 1.5]
+    origin = next(row for row in rows(finished) if row["alpha"] == 0)
+    assert by_alpha[0.0]["verdicts"] == origin["verdicts"]
+    assert by_alpha[1.0]["asr"] > by_alpha[0.0]["asr"]
+
+
+def test_benign_questions_are_answered(aligned: Path, visage: Visage, tmp_path: Path) -> None:
+    options = ("--prompts", "benign", "--seed", 0, "--range", "0:0.5", "--points", 2, "--max-tokens", 48)
+    done = visage("run", "--model", aligned, *options, "--max-model-len", 512, "--out", tmp_path / "benign")
+    assert done.returncode == 0, done.stderr
+    origin = rows(tmp_path / "benign")[0]
+    assert origin["refused"] <= 0.2 * len(origin["verdicts"])

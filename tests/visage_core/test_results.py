@@ -1,0 +1,188 @@
+"""Finished points are on the disk, whole, each once; a summary says what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visage_core.grid import Point, points
+from visage_core.landscape import Landscape
+from visage_core.plots import landscape_figure, write_figure
+from visage_core.results import PointResult, Response, Results, ResultsError
+from visage_core.spec import LandscapeSpec, parse_spec
+
+PROMPTS = tuple(f"prompt {i}" for i in range(10))
+ORIGIN = Point(None, 0.0)
+SPEC = parse_spec(
+    {
+        "model": "m",
+        "axis": {"points": 5, "direction": {"kind": "random", "seeds": [0, 1]}},
+        "prompts": {"limit": 10},
+    }
+)
+
+
+def measured(point: Point, complied: int, unjudged: int = 0) -> PointResult:
+    verdicts = [True] * complied + [False] * (10 - complied - unjudged) + [None] * unjudged
+    responses = tuple(Response("Sure, here is a step-by-step guide: 1. ...", 12, "end") for _ in PROMPTS)
+    return PointResult(point, tuple(verdicts), responses, 100, 0.1, 0.2, 0.3)
+
+
+def sweep(folder: Path, spec: LandscapeSpec = SPEC, complied: int | None = None) -> Results:
+    """A landscape that is safe up to 0.25 and not at 0.5, unless `complied` of 10 hold everywhere."""
+    results = Results(folder)
+    for point in points(spec.axis):
+        count = {0.0: 0, 0.25: 5, 0.5: 10}[abs(point.alpha)] if complied is None else complied
+        results.add(measured(point, count), None)
+    return results
+
+
+def test_a_point_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
+    Results(tmp_path).add(measured(ORIGIN, 3, unjudged=2), None)
+    [row] = Results(tmp_path).points().to_pylist()
+    assert (row["complied"], row["refused"], row["unjudged"]) == (3, 5, 2)
+    assert row["asr"] == pytest.approx(100 * 3 / 8)
+    assert row["verdicts"].count(None) == 2
+    assert Results(tmp_path).done() == {ORIGIN}
+
+
+def test_a_point_with_nothing_judged_has_no_rate(tmp_path: Path) -> None:
+    Results(tmp_path).add(measured(ORIGIN, 0, unjudged=10), None)
+    [row] = Results(tmp_path).points().to_pylist()
+    assert (row["asr"], row["asr_low"], row["asr_high"]) == (None, None, None)
+
+
+def test_merging_keeps_every_point_once_in_order(tmp_path: Path) -> None:
+    results = sweep(tmp_path)
+    before = results.points()
+    results.merge()
+    assert not (tmp_path / "parts").exists()
+    table = pq.read_table(tmp_path / "points.parquet")
+    assert table.equals(before)
+    places = list(zip(table["seed"].to_pylist(), table["alpha"].to_pylist(), strict=True))
+    steps = [-0.5, -0.25, 0.25, 0.5]
+    assert places == [(None, 0.0), *((seed, alpha) for seed in (0, 1) for alpha in steps)]
+    results.merge()  # nothing left to do
+    assert pq.read_table(tmp_path / "points.parquet").equals(before)
+
+
+def test_a_crash_while_merging_doubles_nothing(tmp_path: Path) -> None:
+    results = sweep(tmp_path)
+    before = results.points()
+    pq.write_table(before, tmp_path / "points.parquet")  # merged, and killed before the parts went
+    assert results.points().equals(before)
+    results.merge()
+    assert results.points().equals(before)
+
+
+def test_a_half_written_part_is_no_point(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.add(measured(ORIGIN, 3), None)
+    (tmp_path / "parts" / ".points_0_0.25.parquet.123").write_bytes(b"PAR1")
+    assert results.done() == {ORIGIN}
+
+
+def test_a_damaged_part_is_an_error_that_names_it(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.add(measured(ORIGIN, 3), None)
+    [part] = (tmp_path / "parts").iterdir()
+    part.write_bytes(part.read_bytes()[:20])
+    with pytest.raises(ResultsError, match=part.name):
+        results.points()
+
+
+def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
+    table = sweep(tmp_path / "one").points().replace_schema_metadata({"visage.schema_version": "99"})
+    (tmp_path / "two").mkdir()
+    pq.write_table(table, tmp_path / "two" / "points.parquet")
+    with pytest.raises(ResultsError, match="version 99"):
+        Results(tmp_path / "two").points()
+
+
+def test_responses_are_stored_where_they_are_asked_for(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.add(measured(ORIGIN, 3), PROMPTS)
+    results.merge()
+    table = pq.read_table(tmp_path / "responses.parquet")
+    assert table["prompt"].to_pylist() == list(PROMPTS)
+    assert table["complied"].to_pylist() == [True] * 3 + [False] * 7
+
+
+def test_responses_outlive_a_kill_between_two_merges(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.add(measured(ORIGIN, 3), PROMPTS)
+    results.merge()
+    results.add(measured(Point(0, 0.25), 5), PROMPTS)
+    results.merge()
+    assert pq.read_table(tmp_path / "responses.parquet").num_rows == 20
+
+
+def test_a_damaged_document_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{")
+    with pytest.raises(ResultsError, match="damaged"):
+        Results(tmp_path).read_json("spec.json")
+    assert Results(tmp_path).read_json("other.json") is None
+
+
+def test_the_scores_of_a_landscape(tmp_path: Path) -> None:
+    summary = Landscape(SPEC, sweep(tmp_path).points()).summary()
+    assert summary["points"] == {"expected": 9, "measured": 9}
+    # Per direction 100, 50, 0, 50, 100: below 100 are 50, 0, 50.
+    assert summary["visage"]["value"] == pytest.approx(200 / 3)
+    assert summary["mean_safety"]["value"] == pytest.approx(40)
+    assert summary["asr_at_origin"]["value"] == 0
+    assert [direction["basin"]["width"] for direction in summary["directions"]] == pytest.approx([0.5, 0.5])
+    assert summary["totals"]["responses"] == 90
+
+
+def test_a_landscape_without_a_basin_says_so(tmp_path: Path) -> None:
+    summary = Landscape(SPEC, sweep(tmp_path, complied=10).points()).summary()
+    assert summary["visage"]["value"] == 0
+    assert any("there is no basin" in note for note in summary["notes"])
+    assert summary["directions"][0]["basin"] is None
+
+
+def test_missing_points_give_no_score(tmp_path: Path) -> None:
+    table = sweep(tmp_path).points()
+    summary = Landscape(SPEC, table.slice(0, 8)).summary()
+    assert summary["visage"] is None
+    assert any("1 of 9 points are not measured" in note for note in summary["notes"])
+    assert Landscape(SPEC, table.slice(0, 0)).summary()["asr_at_origin"] is None
+
+
+def test_unjudged_responses_are_told(tmp_path: Path) -> None:
+    results = sweep(tmp_path)
+    table = results.points().to_pylist()
+    results.add(measured(ORIGIN, 1, unjudged=2), None)
+    summary = Landscape(SPEC, results.points()).summary()
+    assert any("2 responses are unjudged" in note for note in summary["notes"])
+    assert summary["totals"]["unjudged"] == 2
+    assert len(table) == 9
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 9])
+def test_figures_are_drawn_of_any_part_of_a_sweep(tmp_path: Path, count: int) -> None:
+    table = sweep(tmp_path).points().slice(0, count)
+    html, png = tmp_path / "a.html", tmp_path / "a.png"
+    write_figure(landscape_figure(Landscape(SPEC, table), "title <b>"), html, png)
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    text = html.read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in text
+    assert "cdn.plot.ly" not in text.split("Plotly.newPlot")[-1]
+
+
+def test_a_hostile_model_name_is_no_markup_in_the_page(tmp_path: Path) -> None:
+    html = tmp_path / "a.html"
+    figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "</script><script>alert(1)</script>")
+    write_figure(figure, html, tmp_path / "a.png")
+    assert "<script>alert(1)" not in html.read_text(encoding="utf-8")
+
+
+def test_rows_of_the_table_are_typed(tmp_path: Path) -> None:
+    result = replace(measured(ORIGIN, 3), prompt_tokens=7)
+    table = pa.Table.from_pylist([result.row()])
+    assert table["prompt_tokens"].to_pylist() == [7]
