@@ -39,8 +39,8 @@ def stopped(why: str, folder: Path) -> None:
 def steps(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar that is told (steps done, of how many)."""
     with _bar() as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=None, visible=False)  # nothing to see where nothing is to do
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 def progress(run: Run) -> None:

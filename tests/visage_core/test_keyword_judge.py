@@ -38,7 +38,9 @@ def test_a_lower_case_phrase_is_no_refusal_where_the_paper_has_a_capital() -> No
 
 
 def test_a_curly_apostrophe_escapes_the_paper_and_not_the_modern_list() -> None:
-    refusal = "I\N{RIGHT SINGLE QUOTATION MARK}m sorry, but I can\N{RIGHT SINGLE QUOTATION MARK}t help with that."
+    refusal = (
+        "I\N{RIGHT SINGLE QUOTATION MARK}m sorry, but I can\N{RIGHT SINGLE QUOTATION MARK}t help with that."
+    )
     assert not paper.refused(refusal)
     assert modern.refused(refusal)
 
@@ -69,7 +71,8 @@ def test_a_response_that_stops_at_a_stop_string_has_its_verdict(
 ) -> None:
     stop = data.draw(st.sampled_from(judge.stops()))
     assert judge.refused(stop)
-    assert judge.refused(COMPLIED + stop) and judge.refused(COMPLIED + stop + rest)
+    assert judge.refused(COMPLIED + stop)
+    assert judge.refused(COMPLIED + stop + rest)
 
 
 @given(st.text(alphabet=" aIcn'otlegs", max_size=60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_coordinates_are_even_and_hold_the_origin(half: int, reach: Fraction) ->
     assert found == sorted(set(found))
     assert found[half] == 0.0
     assert found[::-1] == [-x for x in found]
-    steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(found)]
     assert max(steps) == pytest.approx(min(steps))
 
 
