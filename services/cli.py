@@ -37,21 +37,30 @@ def main() -> None:
 def run(
     out: Annotated[Path, typer.Option(help="Folder for the results; an unfinished run in it goes on.")],
     spec: Annotated[Path | None, typer.Option(help="A spec as JSON or YAML; options change it.")] = None,
-    model: Annotated[str | None, typer.Option(help="Path or hub id of the model at the origin.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model at the origin: a path, hub id or bucket URL.")
+    ] = None,
     to: Annotated[str | None, typer.Option(help="Interpolate to this checkpoint.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="A random direction; repeat it for more.")] = None,
     points: Annotated[int | None, typer.Option(help="Coordinates along each direction.")] = None,
     range_: Annotated[
         str | None, typer.Option("--range", help="0.5 for -0.5 to 0.5, or LOW:HIGH as in -0.5:1.5.")
     ] = None,
+    plane: Annotated[
+        bool, typer.Option("--plane", help="Measure a plane: a second random axis with --points and --range.")
+    ] = False,
     prompts: Annotated[
-        str | None, typer.Option(help="harmful, benign, a .csv, .jsonl or .txt file, or hf:DATASET.")
+        list[str] | None,
+        typer.Option(help="harmful, benign, a .csv, .jsonl or .txt file, or hf:DATASET; repeat it for more."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many prompts.")] = None,
     system: Annotated[
-        str | None,
-        typer.Option(help="none, default, helpful-and-safe, obedient-agent, or the text of a system prompt."),
+        list[str] | None,
+        typer.Option(
+            help="none, default, helpful-and-safe, obedient-agent, or the text of a system prompt; repeat it "
+            "to ask all prompts under each."
+        ),
     ] = None,
     judge: Annotated[str | None, typer.Option(help="keyword-paper or keyword-modern.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
@@ -67,19 +76,32 @@ def run(
     batch_size: Annotated[int | None, typer.Option(help="Responses generated at the same time.")] = None,
     tensor_parallel: Annotated[int | None, typer.Option(help="GPUs for one copy of the model.")] = None,
     kv_cache_gib: Annotated[int | None, typer.Option(help="Memory for the KV cache on a CPU.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Engines at the same time.")] = None,
+    cores: Annotated[int | None, typer.Option(help="CPU cores of a worker, where there is no GPU.")] = None,
+    address: Annotated[
+        str, typer.Option(help="The Ray cluster: local (one of its own), auto, or HOST:PORT.")
+    ] = "local",
+    stop_when: Annotated[
+        str | None,
+        typer.Option(help="ci<X ends the sweep once the interval of VISAGE is narrower than X points."),
+    ] = None,
 ) -> None:
     """Measure a safety landscape: its points, its VISAGE score and its figure.
 
     `visage spec` tells what each setting means, and its default.
     """
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
-    from services.sweep.run import open_run
-    from services.sweep.sweep import WorkerDiedError
+    from ray.exceptions import RayError
 
+    from services.sweep.report import write_figures
+    from services.sweep.run import open_run
+
+    document = _spec_document(spec)
+    axis = _axis(to, seed, range_) | {"points": points}
     options: dict[str, Any] = {
         "model": model,
-        "axis": _axis(to, seed, range_) | {"points": points},
-        "prompts": {"source": prompts, "column": column, "limit": limit, "system": system},
+        "axis": axis,
+        "prompts": _prompt_sets(document, prompts, column, limit, system),
         "judge": judge,
         "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
         "engine": {
@@ -89,18 +111,22 @@ def run(
             "tensor_parallel": tensor_parallel,
             "kv_cache_gib": kv_cache_gib,
         },
+        "resources": {"workers": workers, "cores": cores},
         "basin_threshold": threshold,
         "keep_responses": keep_responses,
     }
-    job = parse_spec(_merged(_spec_document(spec), options))
+    if plane:
+        options["second_axis"] = _second_axis(axis)
+    job = parse_spec(_merged(document, options))
     try:
-        with open_run(job, out) as landscape_run:
+        with open_run(job, out, address, _stop_when(stop_when)) as landscape_run:
             show.progress(landscape_run)
+        write_figures(out)
     except KeyboardInterrupt:
         show.stopped("Stopped.", out)
         raise typer.Exit(INTERRUPTED) from None
-    except WorkerDiedError as error:
-        show.stopped(f"Stopped: {error}.", out)
+    except RayError as error:
+        show.stopped(f"Stopped: {str(error).strip().splitlines()[0]}", out)
         raise typer.Exit(FAILED) from None
     show.landscape(out)
 
@@ -108,9 +134,10 @@ def run(
 @app.command("show")
 def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
     """Print the summary of a run and draw its figures again."""
-    from services.sweep.run import write_report
+    from services.sweep.report import write_figures, write_summary
 
-    write_report(folder)
+    write_summary(folder)
+    write_figures(folder)
     show.landscape(folder)
 
 
@@ -139,7 +166,7 @@ def demo_model_(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="engine")],
+    name: Annotated[str, typer.Argument(help="engine, scaling or scheduler.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""
@@ -179,6 +206,45 @@ def _axis(to: str | None, seeds: list[int] | None, range_: str | None) -> dict[s
                 "axis", f"--range {range_!r} is neither a number nor LOW:HIGH", "Give 0.5 or -0.5:1.5"
             ) from None
     return axis
+
+
+def _second_axis(axis: dict[str, Any]) -> dict[str, Any]:
+    """The second axis of --plane: random, over the range and the points of the first where that is random."""
+    first = axis.get("direction", {"kind": "random"})
+    if first["kind"] == "random":
+        return axis
+    return {"direction": {"kind": "random", "seeds": [0]}, "points": axis["points"]}
+
+
+def _prompt_sets(
+    document: dict[str, Any],
+    sources: list[str] | None,
+    column: str | None,
+    limit: int | None,
+    systems: list[str] | None,
+) -> list[dict[str, Any]] | None:
+    """The part `prompts` of a spec from the options that decide it: every source under every system
+    prompt. None where no option says anything."""
+    if not (sources or systems or column is not None or limit is not None):
+        return None
+    given: list[dict[str, Any]] = document.get("prompts", [{}])
+    bases = [{"source": source} for source in sources] if sources else given
+    settings = {"column": column, "limit": limit}
+    under: list[str | None] = [*systems] if systems else [None]
+    return [_merged(base, settings | {"system": system}) for base in bases for system in under]
+
+
+def _stop_when(text: str | None) -> float | None:
+    """The width that --stop-when asks for."""
+    if text is None:
+        return None
+    name, _, width = text.replace(" ", "").partition("<")
+    try:
+        if name == "ci" and 0 < float(width) < 100:
+            return float(width)
+    except ValueError:
+        pass
+    raise SpecError("stop-when", f"{text!r} is no condition", "Give ci<X with X in VISAGE points, as ci<5")
 
 
 def _spec_document(path: Path | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from visage_core.errors import InputError
@@ -19,7 +19,9 @@ from visage_core.spec import Axis, LandscapeSpec
 
 if TYPE_CHECKING:
     from services.bench import Report
+    from services.sweep.coordinator import Progress
     from services.sweep.run import Run
+    from visage_core.landscape import Landscape
 
 out = Console()
 err = Console(stderr=True)
@@ -44,34 +46,32 @@ def steps(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def progress(run: Run) -> None:
-    """Measure what is left of a run under a progress bar with the current ASR."""
-    total = len(run.todo) + len(run.results.done())
-    if not run.todo:
-        err.print(f"All {total} points are measured already.")
+    """Measure what is left of a run under a progress bar with the current ASR and the running VISAGE."""
     with _bar() as bar:
-        task = bar.add_task("starting the engine", total=len(run.todo) or None, visible=bool(run.todo))
-        for result in run:
-            rate = 100 * result.verdicts.count(True) / len(result.verdicts)
-            bar.update(task, advance=1, description=f"{result.point}: ASR {rate:.1f} %")
+        task = bar.add_task("starting the engine", total=None)
+        for now in run:
+            bar.update(task, completed=now.done, total=now.points, description=_description(now))
+    if now.state == "ended early":
+        err.print(f"Ended early: {_estimate(now)}. The same command without --stop-when measures the rest.")
 
 
 def landscape(folder: Path) -> None:
     """Print the curves and the scores of a results folder whose report is written."""
-    from services.sweep.run import load_landscape
+    from services.sweep.report import load_landscapes
 
-    measured = load_landscape(folder)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    curves = Table(title="ASR in percent (95 % interval)")
-    curves.add_column("alpha", justify="right")
-    for curve in measured.curves:
-        curves.add_column(curve.name, justify="right")
-    for row, alpha in enumerate(measured.curves[0].coordinates):
-        cells = [_rate(c.asr[row], c.low[row], c.high[row]) for c in measured.curves]
-        curves.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
-    out.print(curves)
-    out.print(_scores(summary, measured.spec))
-    for note in summary["notes"]:
-        out.print(note, markup=False, highlight=False)
+    landscapes = load_landscapes(folder)
+    for measured, scores in zip(landscapes, summary["landscapes"], strict=True):
+        if len(landscapes) > 1:
+            out.rule(measured.prompts.name)
+        if measured.spec.second_axis is None:
+            out.print(_curves(measured))
+        out.print(_scores(scores, measured.spec))
+        for note in scores["notes"]:
+            out.print(note, markup=False, highlight=False)
+    for failure in summary["run"]["failed"]:
+        where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
+        out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -94,15 +94,40 @@ def benchmark(report: Report, as_json: bool) -> None:
     out.print(table)
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+def _bar() -> bars.Progress:
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("ETA"),
+        bars.TimeRemainingColumn(),
         console=err,
     )
+
+
+def _description(now: Progress) -> str:
+    if now.latest is None:
+        return "starting the engine"
+    point, rate = now.latest
+    text = f"{point}: ASR " + ("unknown" if rate is None else f"{rate:.1f} %")
+    return f"{text}, {_estimate(now)}" if now.estimate is not None else text
+
+
+def _estimate(now: Progress) -> str:
+    interval = now.estimate
+    assert interval is not None
+    return f"VISAGE about {interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+
+
+def _curves(measured: Landscape) -> Table:
+    table = Table(title="ASR in percent (95 % interval)")
+    table.add_column("alpha", justify="right")
+    for curve in measured.surfaces:
+        table.add_column(curve.name, justify="right")
+    for row, alpha in enumerate(measured.surfaces[0].alphas):
+        cells = [_rate(c.asr[0][row], c.low[0][row], c.high[0][row]) for c in measured.surfaces]
+        table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
+    return table
 
 
 def _rate(value: float, low: float, high: float) -> str:
@@ -117,7 +142,11 @@ def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
         "visage_cropped": ("VISAGE, cropped", "as the paper's published code computes it"),
         "asr_at_origin": ("ASR at the origin", "of the unperturbed model, in percent"),
     }
+    if summary.get("estimate"):
+        rows["estimate"] = ("VISAGE, estimate", "what it will probably be once all points are measured")
     for key, (name, meaning) in rows.items():
+        if key not in summary:
+            continue
         score = summary[key]
         if score is None or score["value"] is None:
             table.add_row(name, "-", "", meaning)
@@ -125,7 +154,7 @@ def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
             interval = f"{score['low']:.1f} to {score['high']:.1f}"
             table.add_row(name, f"{score['value']:.1f}", interval, meaning)
     for direction in summary["directions"]:
-        name = "basin width" if direction["seed"] is None else f"basin width, seed {direction['seed']}"
+        name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
         table.add_row(name, *_basin(direction["basin"], spec.basin_threshold))
     return table
 
@@ -134,8 +163,14 @@ def _basin(basin: dict[str, Any] | None, threshold: float) -> tuple[str, str, st
     meaning = f"around the origin where the ASR is at most {threshold:g} %"
     if basin is None:
         return "none", "", meaning
+    if "area" in basin:
+        return f"{'≥ ' if basin['open'] else ''}{basin['area']:.3f}", "", f"area {meaning}"
     at_least = "≥ " if basin["open_low"] or basin["open_high"] else ""
-    return f"{at_least}{basin['width']:.3f}", "", f"{meaning}: {basin['low']:.3f} to {basin['high']:.3f}"
+    return (
+        f"{at_least}{basin['width']:.3f}",
+        "",
+        f"width {meaning}: {basin['low']:.3f} to {basin['high']:.3f}",
+    )
 
 
 def _add_fields(table: Table, part: type[BaseModel], prefix: str) -> None:

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from visage_core.errors import InputError
 # Part of the key of every random number. A change to how directions are made must change it, so that
 # results and cached files of the old kind are never taken for the new.
 GENERATOR = "visage-random-direction-1"
+SECOND_AXIS = "second axis: "
 
 
 class DiskSpaceError(InputError):
@@ -53,20 +55,69 @@ def random_tensor(seed: int, name: str, weight: torch.Tensor) -> torch.Tensor:
     return direction.mul_(_norm(weight) / length) if length else direction
 
 
-def random_direction(base: Checkpoint, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of `base` that move, with their float32 directions. One is held in memory at a time."""
+def orthogonal(direction: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """The part of a direction's tensor that is orthogonal to `first`, rescaled to the direction's norm.
+
+    Gram-Schmidt: d - (d . f) / (f . f) * f, with the products in float64. Where nothing is left (a tensor
+    of one value), the direction does not move that tensor.
+    """
+    first = first.to(torch.float32)
+    f, d = first.flatten().double(), direction.flatten().double()
+    length = float(f @ f)
+    if not length:
+        return direction
+    rest = d - (d @ f) / length * f
+    left = float(rest.norm())
+    if left <= 1e-6 * float(d.norm()):
+        return torch.zeros_like(direction)
+    return (rest * (_norm(direction) / left)).to(torch.float32).reshape(direction.shape)
+
+
+def random_direction(
+    base: Checkpoint, seed: int, orthogonal_to: FirstDirection | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of `base` that move, with their float32 directions. One is held in memory at a time.
+
+    With `orthogonal_to` it is the seed's direction of a second axis: other values, orthogonal to the first.
+    """
     for name in base.tensors:
-        if moves(name):
-            yield name, random_tensor(seed, name, base.weights[name])
+        if not moves(name):
+            continue
+        weight = base.weights[name]
+        if orthogonal_to is None:
+            yield name, random_tensor(seed, name, weight)
+        else:
+            second = random_tensor(seed, f"{SECOND_AXIS}{name}", weight)
+            yield name, orthogonal(second, orthogonal_to.tensor(name, weight))
 
 
-def cached_random_direction(base: Checkpoint, base_digest: str, seed: int, cache: Path) -> Path:
+@dataclass(frozen=True)
+class FirstDirection:
+    """The direction of a plane's first axis: tensors of it, or with `endpoint` of the checkpoint that it
+    leads to. `identity` tells it from any other."""
+
+    identity: str
+    tensors: Mapping[str, torch.Tensor]
+    endpoint: bool
+
+    def tensor(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """The direction's float32 values for one weight tensor."""
+        if name not in self.tensors:
+            return torch.zeros_like(weight, dtype=torch.float32)
+        values = self.tensors[name].to(torch.float32)
+        return values - weight.to(torch.float32) if self.endpoint else values
+
+
+def cached_random_direction(
+    base: Checkpoint, base_digest: str, seed: int, cache: Path, orthogonal_to: FirstDirection | None = None
+) -> Path:
     """The safetensors file of a random direction in the folder `cache`, made if it is not there yet.
 
     Processes that ask for the same direction at once make it once. The name is a digest of all that the
     content depends on. Raises DiskSpaceError.
     """
-    key = hashlib.sha256(f"{GENERATOR}\0{base_digest}\0{seed}".encode()).hexdigest()[:32]
+    identity = "" if orthogonal_to is None else f"\0{SECOND_AXIS}{orthogonal_to.identity}"
+    key = hashlib.sha256(f"{GENERATOR}\0{base_digest}\0{seed}{identity}".encode()).hexdigest()[:32]
     path = cache / f"{key}.safetensors"
     if path.exists():
         return path
@@ -76,7 +127,7 @@ def cached_random_direction(base: Checkpoint, base_digest: str, seed: int, cache
             infos = {name: info for name, info in base.tensors.items() if moves(name)}
             _require_space(cache, sum(4 * math.prod(info.shape) for info in infos.values()))
             partial = path.with_suffix(".partial")
-            _write_float32(partial, infos, random_direction(base, seed))
+            _write_float32(partial, infos, random_direction(base, seed, orthogonal_to))
             partial.replace(path)
     return path
 

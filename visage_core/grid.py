@@ -4,36 +4,68 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visage_core.spec import Axis, RandomDirection
+from visage_core.spec import Axis, LandscapeSpec
+
+ENDS = 64  # Coarser than any power of two among an axis' offsets.
 
 
 @dataclass(frozen=True)
 class Point:
-    """A place in weight space: theta + alpha * direction.
+    """A place in weight space: theta + alpha * d1 + beta * d2.
 
-    `seed` names the random direction. It is None where no random direction takes part: on an
-    interpolation, and at the origin, which all directions share and which is measured once.
+    `seed` names the random directions. It is None where none takes part: between checkpoints, and at the
+    origin, which all directions share and which is measured once. `beta` is 0 on a curve.
     """
 
     seed: int | None
     alpha: float
+    beta: float = 0.0
 
     def __str__(self) -> str:
-        where = f"alpha = {self.alpha:g}"
+        where = f"alpha = {self.alpha:g}" + (f", beta = {self.beta:g}" if self.beta else "")
         return where if self.seed is None else f"seed {self.seed}, {where}"
 
 
-def seeds_of(axis: Axis) -> tuple[int | None, ...]:
-    """The directions of an axis by seed, one curve each; an interpolation is (None,)."""
-    return axis.direction.seeds if isinstance(axis.direction, RandomDirection) else (None,)
+ORIGIN = Point(None, 0.0)
 
 
-def curve(axis: Axis, seed: int | None) -> list[Point]:
-    """The points of one direction's curve, from low to high."""
-    return [Point(seed if alpha else None, alpha) for alpha in axis.coordinates()]
+def point_at(spec: LandscapeSpec, seed: int | None, alpha: float, beta: float = 0.0) -> Point:
+    """The point at coordinates of the curve or plane of `seed`, named as all that share it name it."""
+    first_is_random = seed is not None and spec.axis.direction.kind == "random"
+    moved_at_random = beta != 0 or (first_is_random and alpha != 0)
+    return Point(seed if moved_at_random else None, alpha, beta)
 
 
-def points(axis: Axis) -> list[Point]:
-    """Every point once, in visiting order: the origin first, then the curves one after another."""
-    every = (point for seed in seeds_of(axis) for point in curve(axis, seed))
-    return list(dict.fromkeys([Point(None, 0.0), *every]))
+def betas(spec: LandscapeSpec) -> list[float]:
+    """The coordinates of the second axis; [0.0] for a curve."""
+    return [0.0] if spec.second_axis is None else spec.second_axis.coordinates()
+
+
+def surface(spec: LandscapeSpec, seed: int | None) -> list[list[Point]]:
+    """The points of one curve (a single row) or plane: a row for each beta, in rising order."""
+    alphas = spec.axis.coordinates()
+    return [[point_at(spec, seed, alpha, beta) for alpha in alphas] for beta in betas(spec)]
+
+
+def points(spec: LandscapeSpec) -> list[Point]:
+    """Every point once, coarse before fine: the origin, the ends, and then ever smaller steps between, so
+    that a part of a sweep is the whole landscape on a coarser grid."""
+    levels: dict[Point, tuple[int, int, int]] = {}
+    across = _levels(spec.second_axis) if spec.second_axis else [(ENDS, 0)]
+    along = _levels(spec.axis)
+    for turn, seed in enumerate(spec.seeds):
+        for row, (level_beta, away_beta) in zip(surface(spec, seed), across, strict=True):
+            for point, (level_alpha, away_alpha) in zip(row, along, strict=True):
+                place = (-min(level_alpha, level_beta), away_alpha + away_beta, turn)
+                levels.setdefault(point, place)
+    return sorted(levels, key=lambda point: (point != ORIGIN, levels[point]))
+
+
+def _levels(axis: Axis) -> list[tuple[int, int]]:
+    """For each coordinate how coarse a grid around the origin still holds it, and how far off it is."""
+    coordinates = axis.coordinates()
+    origin = coordinates.index(0.0)
+    offsets = [abs(i - origin) for i in range(len(coordinates))]
+    found = [((offset & -offset).bit_length() if offset else ENDS, offset) for offset in offsets]
+    found[0], found[-1] = (ENDS, offsets[0]), (ENDS, offsets[-1])
+    return found

@@ -131,6 +131,76 @@ def basin(coordinates: Sequence[float], curve: Floats, threshold: float) -> Basi
     return Basin(low, high, open_low, open_high)
 
 
+@dataclass(frozen=True)
+class BasinArea:
+    """The part of a plane around the origin where the ASR is at most a threshold.
+
+    `area` is in units of both coordinates. An `open` basin reaches the end of the range: it is larger.
+    """
+
+    area: float
+    open: bool
+
+
+def basin_area(
+    alphas: Sequence[float], betas: Sequence[float], surface: Floats, threshold: float
+) -> BasinArea | None:
+    """The basin around (0, 0) of a plane, or None where the ASR at the origin is above the threshold.
+
+    `surface` has shape (betas, alphas). Each point stands for a cell of one step by one step; those that
+    are reached from the origin over neighbours at or below the threshold count. Raises MissingPointsError.
+    """
+    _require_measured(surface.ravel())
+    inside = surface <= threshold
+    origin = (list(betas).index(0.0), list(alphas).index(0.0))
+    if not inside[origin]:
+        return None
+    found, front = {origin}, [origin]
+    while front:
+        row, column = front.pop()
+        for cell in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            within = 0 <= cell[0] < inside.shape[0] and 0 <= cell[1] < inside.shape[1]
+            if within and inside[cell] and cell not in found:
+                found.add(cell)
+                front.append(cell)
+    rows, columns = {row for row, _ in found}, {column for _, column in found}
+    ends = bool(rows & {0, len(betas) - 1} or columns & {0, len(alphas) - 1})
+    cell_area = (alphas[-1] - alphas[0]) / (len(alphas) - 1) * (betas[-1] - betas[0]) / (len(betas) - 1)
+    return BasinArea(len(found) * float(cell_area), ends)
+
+
+def running_visage(
+    verdicts: Floats, curves: list[list[int]], expected: list[int], *, draws: int = 200
+) -> Interval | None:
+    """What VISAGE will probably be, from a part of the points; None where too few are measured.
+
+    `verdicts` has shape (points, prompts); `curves` has the rows of each direction's points measured so
+    far, `expected` how many points it has in all. The 95 % interval adds the error of the prompts (from
+    the bootstrap) to that of the points still missing, which are taken as drawn at random, with the
+    correction for a finite population (Cochran, "Sampling Techniques", 1977, theorem 2.2).
+    """
+    if min(map(len, curves)) < 3:
+        return None
+    rates = _rates(verdicts, np.ones((1, verdicts.shape[1])))[:, 0]
+    if np.isnan(rates).any():
+        return None
+
+    def score(values: Floats) -> float:
+        return float(np.mean([visage(values[rows]) for rows in curves]))
+
+    missing_points = 0.0
+    for rows, all_points in zip(curves, expected, strict=True):
+        safety = S_MAX - rates[rows][rates[rows] < S_MAX]
+        if len(safety) > 1:
+            left = 1 - len(rows) / all_points
+            missing_points += left * float(np.var(safety, ddof=1)) / len(safety) / len(curves) ** 2
+        elif len(rows) < all_points:
+            return None
+    drawn = bootstrap(verdicts, score, draws=draws)
+    half = Z_95 * float(np.sqrt(((drawn.high - drawn.low) / (2 * Z_95)) ** 2 + missing_points))
+    return Interval(drawn.value, max(0.0, drawn.value - half), min(S_MAX, drawn.value + half))
+
+
 def bootstrap(
     verdicts: Floats, statistic: Callable[[Floats], float], *, seed: int = 0, draws: int = 2000
 ) -> Interval:

@@ -1,4 +1,4 @@
-"""A landscape's results on disk: one row a point, each durable before it is counted as done.
+"""A landscape's results on disk: one row a point and prompt set, durable before it is counted as done.
 
 While a sweep runs, finished points lie in `parts/`, a small Parquet file each, written whole or not at
 all. At the end they are merged into `points.parquet` (and `responses.parquet`), and `parts/` goes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ POINTS = pa.schema(
     [
         pa.field("seed", pa.int64()),  # null: no random direction takes part
         pa.field("alpha", pa.float64(), nullable=False),
+        pa.field("beta", pa.float64(), nullable=False),  # 0 on a curve
+        pa.field("prompt_set", pa.int32(), nullable=False),  # which of the spec's prompts
         pa.field("asr", pa.float64()),  # percent of the judged; null: nothing could be judged
         pa.field("asr_low", pa.float64()),  # 95 % Wilson interval
         pa.field("asr_high", pa.float64()),
@@ -50,6 +53,8 @@ RESPONSES = pa.schema(
     [
         pa.field("seed", pa.int64()),
         pa.field("alpha", pa.float64(), nullable=False),
+        pa.field("beta", pa.float64(), nullable=False),
+        pa.field("prompt_set", pa.int32(), nullable=False),
         pa.field("prompt_index", pa.int32(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("response", pa.string(), nullable=False),
@@ -59,6 +64,8 @@ RESPONSES = pa.schema(
     ],
     metadata={"visage.schema_version": str(SCHEMA_VERSION)},
 )
+READ_TRIES = 5
+PLACE = ["seed", "alpha", "beta", "prompt_set"]
 
 
 class ResultsError(InputError):
@@ -67,29 +74,39 @@ class ResultsError(InputError):
 
 @dataclass(frozen=True)
 class Response:
-    """One response: its text, its length in tokens, and why it ended: end, verdict or length."""
+    """One response: its text, its length and its prompt's in tokens, and why it ended: end, verdict or
+    length."""
 
     text: str
     tokens: int
     finish: str
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)
-class PointResult:
-    """A measured point. `verdicts[i]` is True where prompt i was complied with, None where unjudged."""
+class Measurement:
+    """What a worker found at a point for consecutive prompts. `verdicts[i]` is True where the i-th of them
+    was complied with, None where it is unjudged."""
 
     point: Point
     verdicts: tuple[bool | None, ...]
     responses: tuple[Response, ...]
-    prompt_tokens: int
     move_seconds: float
     generate_seconds: float
     judge_seconds: float
+
+
+@dataclass(frozen=True)
+class PointResult(Measurement):
+    """A measured point, for one of the spec's prompt sets."""
+
+    prompt_set: int = 0
 
     def row(self) -> dict[str, Any]:
         """The point as a row of POINTS."""
         rate = asr(as_floats(self.verdicts))
         return asdict(self.point) | {
+            "prompt_set": self.prompt_set,
             "asr": rate and rate.value,
             "asr_low": rate and rate.low,
             "asr_high": rate and rate.high,
@@ -97,7 +114,7 @@ class PointResult:
             "refused": self.verdicts.count(False),
             "unjudged": self.verdicts.count(None),
             "verdicts": list(self.verdicts),
-            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens": sum(response.prompt_tokens for response in self.responses),
             "response_tokens": sum(response.tokens for response in self.responses),
             "stopped_early": sum(response.finish == "verdict" for response in self.responses),
             "cut_off": sum(response.finish == "length" for response in self.responses),
@@ -106,6 +123,33 @@ class PointResult:
             "judge_seconds": self.judge_seconds,
             "finished_at": datetime.now(UTC),
         }
+
+
+def by_prompt_set(pieces: list[Measurement], sizes: list[int]) -> list[PointResult]:
+    """The results of a point for each prompt set, from pieces that lie one after another over all sets.
+
+    `sizes` has the number of prompts of each set. The seconds that a point took are shared out by prompts.
+    """
+    verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
+    responses = [response for piece in pieces for response in piece.responses]
+    results = []
+    begin = 0
+    for number, size in enumerate(sizes):
+        end = begin + size
+        share = size / sum(sizes)
+        results.append(
+            PointResult(
+                point=pieces[0].point,
+                verdicts=tuple(verdicts[begin:end]),
+                responses=tuple(responses[begin:end]),
+                move_seconds=share * sum(piece.move_seconds for piece in pieces),
+                generate_seconds=share * sum(piece.generate_seconds for piece in pieces),
+                judge_seconds=share * sum(piece.judge_seconds for piece in pieces),
+                prompt_set=number,
+            )
+        )
+        begin = end
+    return results
 
 
 def as_floats(verdicts: tuple[bool | None, ...] | list[bool | None]) -> Floats:
@@ -120,52 +164,60 @@ class Results:
         self.folder = folder
         self._parts = folder / "parts"
 
-    def add(self, result: PointResult, prompts: tuple[str, ...] | None) -> None:
-        """Make a point durable; with `prompts`, its responses too. They are on the disk on return."""
+    def add(self, results: list[PointResult], prompts: list[tuple[str, ...]] | None) -> None:
+        """Make points durable; with the `prompts` of each set, their responses too. They are on the disk
+        on return, all or none."""
         self._parts.mkdir(parents=True, exist_ok=True)
-        name = f"{'none' if result.point.seed is None else result.point.seed}_{result.point.alpha!r}.parquet"
+        name = f"{secrets.token_hex(8)}.parquet"
         if prompts is not None:
-            # Before the point: a point that is there has its responses.
-            _write(_response_table(result, prompts), self._parts / f"responses_{name}")
-        _write(pa.Table.from_pylist([result.row()], schema=POINTS), self._parts / f"points_{name}")
+            # Before the points: points that are there have their responses.
+            rows = [row for result in results for row in _response_rows(result, prompts[result.prompt_set])]
+            _write(pa.Table.from_pylist(rows, schema=RESPONSES), self._parts / f"responses_{name}")
+        rows = [result.row() for result in results]
+        _write(pa.Table.from_pylist(rows, schema=POINTS), self._parts / f"points_{name}")
 
     def points(self) -> pa.Table:
-        """The rows of all finished points, each once."""
-        merged = self.folder / "points.parquet"
-        tables = [_read(merged, POINTS)] if merged.exists() else []
-        tables += [_read(path, POINTS) for path in sorted(self._parts.glob("points_*.parquet"))]
-        if not tables:
-            return POINTS.empty_table()
-        table = pa.concat_tables(tables)
-        # A crash while merging leaves points both in the merged file and in parts.
-        places = list(zip(table["seed"].to_pylist(), table["alpha"].to_pylist(), strict=True))
-        first = {place: row for row, place in reversed(list(enumerate(places)))}
-        order = sorted(first, key=lambda place: (place[0] is not None, place[0] or 0, place[1]))
-        return table.take(pa.array([first[place] for place in order], pa.int64()))
+        """The rows of all finished points, each once, by prompt set, seed and coordinates."""
+        return self._gather("points", POINTS, PLACE)
 
     def done(self) -> set[Point]:
         """The points that need not be measured again."""
-        table = self.points()
-        return {
-            Point(*place) for place in zip(*(table[c].to_pylist() for c in ("seed", "alpha")), strict=True)
-        }
+        columns = self.points().select(PLACE[:3]).to_pydict().values()
+        return {Point(*place) for place in zip(*columns, strict=True)}
 
     def merge(self) -> None:
-        """Gather the parts into points.parquet and responses.parquet, ordered by seed and coordinate."""
+        """Gather the parts into points.parquet and responses.parquet."""
         if not self._parts.is_dir():
             return
         table = self.points()
-        responses = [_read(path, RESPONSES) for path in self._parts.glob("responses_*.parquet")]
-        if responses:
-            merged = pa.concat_tables(responses)
-            order = [("seed", "ascending"), ("alpha", "ascending"), ("prompt_index", "ascending")]
-            _write(merged.sort_by(order), self.folder / "responses.parquet")
+        responses = self._gather("responses", RESPONSES, [*PLACE, "prompt_index"])
+        if responses.num_rows:
+            _write(responses, self.folder / "responses.parquet")
         _write(table, self.folder / "points.parquet")
         # Renamed first: were it killed halfway through the removal, the next merge would find half the parts.
         merged_parts = self.folder / ".merged-parts"
         shutil.rmtree(merged_parts, ignore_errors=True)
         self._parts.rename(merged_parts)
         shutil.rmtree(merged_parts)
+
+    def _gather(self, name: str, schema: pa.Schema, key: list[str]) -> pa.Table:
+        """The rows of a merged file and of its parts. A crash while merging leaves rows in both, and one
+        between a point and its responses leaves responses that are written again: each key counts once."""
+        table = schema.empty_table()
+        for _ in range(READ_TRIES):
+            # The parts before the merged file: who merges writes that one before the parts go.
+            files = sorted(self._parts.glob(f"{name}_*.parquet"))
+            merged = self.folder / f"{name}.parquet"
+            files = [merged, *files] if merged.exists() else files
+            try:
+                table = pa.concat_tables([schema.empty_table(), *(_read(path, schema) for path in files)])
+                break
+            except FileNotFoundError:
+                continue  # merged meanwhile
+        columns = [table[column].to_pylist() for column in key]
+        first = {place: row for row, place in reversed(list(enumerate(zip(*columns, strict=True))))}
+        order = sorted(first, key=_sort_key)
+        return table.take(pa.array([first[place] for place in order], pa.int64()))
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         """Write a JSON document into the folder, whole or not at all."""
@@ -185,10 +237,16 @@ class Results:
         return dict(document)
 
 
-def _response_table(result: PointResult, prompts: tuple[str, ...]) -> pa.Table:
-    rows = [
+def _sort_key(place: tuple[Any, ...]) -> tuple[Any, ...]:
+    seed, alpha, beta, *rest = place
+    return (rest[0], seed is not None, seed or 0, beta, alpha, *rest[1:])
+
+
+def _response_rows(result: PointResult, prompts: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [
         asdict(result.point)
         | {
+            "prompt_set": result.prompt_set,
             "prompt_index": index,
             "prompt": prompt,
             "response": response.text,
@@ -200,12 +258,13 @@ def _response_table(result: PointResult, prompts: tuple[str, ...]) -> pa.Table:
             zip(prompts, result.responses, result.verdicts, strict=True)
         )
     ]
-    return pa.Table.from_pylist(rows, schema=RESPONSES)
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
+    except FileNotFoundError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(
             "out", f"{path} is damaged: {error}", "Move the file away to measure its points again"

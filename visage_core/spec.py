@@ -110,6 +110,13 @@ class PromptSpec(Part):
         "obedient-agent, or the text of a system prompt.",
     )
 
+    @property
+    def name(self) -> str:
+        """What to call it beside others: its source and its system prompt."""
+        source = self.source if self.source.startswith("hf:") else Path(self.source).name
+        system = self.system if len(self.system) <= 40 else f"{self.system[:39]}…"
+        return f"{source}, system prompt {system}"
+
 
 class GenerationSpec(Part):
     """How responses are generated: greedily."""
@@ -147,24 +154,78 @@ class EngineSpec(Part):
     )
 
 
+class ResourcesSpec(Part):
+    """What a sweep may use at the same time. It changes how long a landscape takes, and no result."""
+
+    workers: int = Field(
+        default=1, ge=1, le=100_000, description="Engines; the sweep starts with the first that is there."
+    )
+    cores: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU cores of a worker on a machine without GPU: an even share unless given.",
+    )
+
+
 class LandscapeSpec(Part):
-    """A one-dimensional safety landscape: ASR at each coordinate along each direction."""
+    """A safety landscape: ASR at each coordinate along each direction, or on each plane of two."""
 
     spec_version: Literal[1] = 1
     model: str = Field(min_length=1, description="Path or hub id of the model at the origin.")
     axis: Axis = Field(default_factory=lambda: Axis.model_validate({}), description="Where to measure.")
-    prompts: PromptSpec = Field(default_factory=PromptSpec, description="What to ask.")
+    second_axis: Axis | None = Field(
+        default=None,
+        description="The other axis of a plane. A random direction is made orthogonal to the first axis.",
+    )
+    prompts: tuple[PromptSpec, ...] = Field(
+        default=(PromptSpec(),),
+        min_length=1,
+        max_length=64,
+        description="What to ask: one set, or several that are all asked before the weights move on.",
+    )
     judge: Literal["keyword-paper", "keyword-modern"] = Field(
         default="keyword-paper", description="What decides whether a response is a refusal."
     )
     generation: GenerationSpec = Field(default_factory=GenerationSpec)
     engine: EngineSpec = Field(default_factory=EngineSpec)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     basin_threshold: float = Field(
         default=50.0, ge=0, lt=100, description="The basin is where the ASR is at most this, in percent."
     )
     keep_responses: bool = Field(
         default=False, description="Store the responses. They may be harmful: off unless asked for."
     )
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _one_set_or_several(cls, prompts: Any) -> Any:
+        return (prompts,) if isinstance(prompts, dict | PromptSpec) else prompts
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> Self:
+        if len(set(self.prompts)) != len(self.prompts):
+            raise ValueError("prompts repeat; give each set of prompts and system prompt once")
+        if self.second_axis is None:
+            return self
+        one, other = self.axis.direction, self.second_axis.direction
+        if isinstance(one, RandomDirection) and not isinstance(other, RandomDirection):
+            raise ValueError("second_axis is an interpolation and axis is random; exchange the two")
+        if isinstance(one, RandomDirection) and one != other:
+            raise ValueError(
+                f"axis has seeds {list(one.seeds)} and second_axis {list(getattr(other, 'seeds', ()))}; a "
+                "plane is made from one seed, so give both the same"
+            )
+        if one == other and not isinstance(one, RandomDirection):
+            raise ValueError("axis and second_axis lead to the same checkpoint; give another for one of them")
+        return self
+
+    @property
+    def seeds(self) -> tuple[int | None, ...]:
+        """The seed of each curve or plane; (None,) where no random direction takes part."""
+        for axis in (self.axis, self.second_axis):
+            if axis is not None and isinstance(axis.direction, RandomDirection):
+                return axis.direction.seeds
+        return (None,)
 
 
 def parse_spec(values: object) -> LandscapeSpec:

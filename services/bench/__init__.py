@@ -51,4 +51,21 @@ def _engine() -> Report:
     return bench_engine()
 
 
-BENCHMARKS: dict[str, Callable[[], Report]] = {"engine": _engine}
+def _scaling() -> Report:
+    from services.bench.scaling import bench_scaling
+
+    return bench_scaling()
+
+
+def _scheduler() -> Report:
+    from services.bench.scheduler import bench_scheduler
+
+    return bench_scheduler()
+
+
+# Imported where they are run: each brings Ray, torch or vLLM.
+BENCHMARKS: dict[str, Callable[[], Report]] = {
+    "engine": _engine,
+    "scaling": _scaling,
+    "scheduler": _scheduler,
+}

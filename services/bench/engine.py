@@ -7,18 +7,23 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import ray
 import torch
 
 from services.bench import Figure, Report
 from services.demo.model import demo_model
+from services.sweep.cluster import cluster, on_this_node, this_node
 from services.sweep.plan import Plan, make_plan, versions
-from services.sweep.sweep import sweep
+from services.sweep.run import open_run
+from services.sweep.schedule import Shard
+from services.sweep.worker import CONCURRENCY, Worker
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import random_direction
-from visage_core.grid import Point, points
-from visage_core.results import PointResult, Results
-from visage_core.spec import parse_spec
+from visage_core.grid import Point
+from visage_core.results import Results
+from visage_core.spec import LandscapeSpec, parse_spec
 
 SEED, EDGE, MAX_TOKENS = 0, 0.5, 128
 REFERENCE_PROMPTS, REFERENCE_BATCH = 20, 4
@@ -28,15 +33,13 @@ def bench_engine() -> Report:
     """A sweep over the demo model, and the reference procedure beside two of its points."""
     model = demo_model("aligned")
     parameters = Checkpoint.open(model).parameters
-    wall, swept = _sweep(_plan(model, prompts=80, points=11))
-    generated = sum(result.generate_seconds for result in swept)
-    moved = statistics.median(result.move_seconds for result in swept)
+    wall, swept = _sweep(_spec(model, prompts=80, points=11))
+    # The first point waits for the engine to warm up.
+    generated = sum(row["generate_seconds"] for row in swept)
+    moved = statistics.median(row["move_seconds"] for row in swept if row["alpha"])
 
-    plan = _plan(model, prompts=REFERENCE_PROMPTS, points=3)
-    origin, edge = Point(None, 0.0), Point(SEED, EDGE)
-    # The first two warm up; a sweep is many points long.
-    measured = list(sweep(plan, [origin, edge, origin, edge]))[2:]
-    ours = sum(r.move_seconds + r.generate_seconds + r.judge_seconds for r in measured)
+    plan = make_plan(_spec(model, prompts=REFERENCE_PROMPTS, points=3))
+    ours = _measured_here(plan)
     reference = sum(_reference_procedure(plan, alpha) for alpha in (0.0, EDGE))
     return Report(
         "engine",
@@ -45,15 +48,15 @@ def bench_engine() -> Report:
             Figure("sweep, wall time over generation time", wall / generated, "x", 1.15),
             Figure("points an hour over the reference procedure", reference / ours, "x", 10.0, at_least=True),
             Figure("move to a point, whole model", moved, "s"),
-            Figure("points an hour, 20 prompts", 3600 * len(measured) / ours, ""),
+            Figure("points an hour, 20 prompts", 3600 * 2 / ours, ""),
             Figure("points an hour, 20 prompts, reference procedure", 3600 * 2 / reference, ""),
-            Figure("tokens a second, 80 prompts", _tokens(swept) / generated, ""),
+            Figure("tokens a second, 80 prompts", sum(r["response_tokens"] for r in swept) / generated, ""),
         ],
         versions(),
     )
 
 
-def _plan(model: Path, prompts: int, points: int) -> Plan:
+def _spec(model: Path, prompts: int, points: int) -> LandscapeSpec:
     axis = {"direction": {"kind": "random", "seeds": [SEED]}, "low": -EDGE, "high": EDGE, "points": points}
     document = {
         "model": str(model),
@@ -61,25 +64,36 @@ def _plan(model: Path, prompts: int, points: int) -> Plan:
         "prompts": {"limit": prompts},
         "generation": {"max_tokens": MAX_TOKENS},
     }
-    return make_plan(parse_spec(document))
+    return parse_spec(document)
 
 
-def _sweep(plan: Plan) -> tuple[float, list[PointResult]]:
-    """Wall seconds and results of a sweep with its durable writes, from the end of the first point on:
-    that one waits for the engine to start."""
+def _sweep(spec: LandscapeSpec) -> tuple[float, list[dict[str, Any]]]:
+    """Wall seconds and rows of a whole run, from the end of the first point on: that one waits for the
+    engine to start."""
     with tempfile.TemporaryDirectory() as folder:
-        results = Results(Path(folder))
-        swept = []
-        begin = 0.0
-        for result in sweep(plan, points(plan.spec.axis)):
-            results.add(result, None)
-            begin = begin or time.perf_counter()
-            swept.append(result)
-        return time.perf_counter() - begin, swept[1:]
+        out = Path(folder) / "run"
+        times: list[float] = []
+        with open_run(spec, out) as run:
+            for progress in run:
+                if progress.done and (not times or progress.done > len(times)):
+                    times.append(time.perf_counter())
+        rows = Results(out).points().sort_by("finished_at").to_pylist()
+        return times[-1] - times[0], rows[1:]
 
 
-def _tokens(results: list[PointResult]) -> int:
-    return sum(response.tokens for result in results for response in result.responses)
+def _measured_here(plan: Plan) -> float:
+    """Seconds of a warm engine for the origin and the edge, from the move to the verdicts."""
+    with cluster("local"):
+        worker = on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
+        ray.get(worker.prepare.remote("bench", plan.on_node(this_node()), None, None))
+        shards = [Shard(point, 0, len(plan.tokens)) for point in (Point(None, 0.0), Point(SEED, EDGE))]
+        # The first round warms up; a sweep is many points long.
+        for _ in range(2):
+            begin = time.perf_counter()
+            for shard in shards:
+                ray.get(worker.measure.remote("bench", shard))
+            seconds = time.perf_counter() - begin
+        return seconds
 
 
 def _reference_procedure(plan: Plan, alpha: float) -> float:
@@ -87,8 +101,8 @@ def _reference_procedure(plan: Plan, alpha: float) -> float:
     direction added to its state dict, and whole responses in batches of four."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(plan.model, dtype=torch.float32).eval()
-    direction = dict(random_direction(Checkpoint.open(plan.model), SEED))
+    model = AutoModelForCausalLM.from_pretrained(plan.model.path, dtype=torch.float32).eval()
+    direction = dict(random_direction(Checkpoint.open(Path(plan.model.path)), SEED))
     begin = time.perf_counter()
     weights = model.state_dict()
     for name, tensor in direction.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,33 +20,48 @@ if TYPE_CHECKING:
 COMPANION = "companion"
 
 
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """Generation was ended before all responses were there."""
+
+
 class Engine:
     """One vLLM engine, started once. Nothing here knows of jobs, points or judges.
 
     With `batch_invariant`, a response does not depend on what else is in the batch. Else a response that
     ends early, or a point that is split over workers, could change another response by a rounding.
+    `cores` are the CPU cores to run on, None for all.
     """
 
-    def __init__(self, model: Path, spec: EngineSpec) -> None:
-        _set_environment(spec)
+    def __init__(self, model: Path, spec: EngineSpec, cores: list[int] | None = None) -> None:
+        _set_environment(spec, cores)
         self._llm = _start(model, spec)
-        self._llm.collective_rpc("visage_open", args=(str(model),))
+        self._place: tuple[Path, list[tuple[DirectionFile, float]]] = (model, [])
 
         from vllm.platforms import current_platform
 
         self._company = spec.batch_invariant and current_platform.is_cpu()
         self._max_model_len = spec.max_model_len
 
-    def move(self, direction: DirectionFile | None, coefficient: float) -> None:
-        """Put the weights at `coefficient` along a direction; None is the origin."""
-        self._llm.collective_rpc("visage_move", args=(direction, coefficient))
+    def move(self, model: Path, steps: list[tuple[DirectionFile, float]]) -> None:
+        """Put the weights at coefficients along directions from the checkpoint in the folder `model`, which
+        has the architecture and the tokenizer of the one that the engine was started on."""
+        if self._place == (model, steps):
+            return
+        self._llm.collective_rpc("visage_move", args=(str(model), steps))
         # What is cached was computed with other weights.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop the keys and values of the weights before")
+        self._place = (model, steps)
 
-    def generate(self, prompts: list[list[int]], spec: GenerationSpec, stops: list[str]) -> list[Response]:
+    def generate(
+        self,
+        prompts: list[list[int]],
+        spec: GenerationSpec,
+        stops: list[str],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> list[Response]:
         """Greedy responses to prompts of token ids, in their order. With `stops`, a response ends right
-        after the first of these strings."""
+        after the first of these strings. Raises Interrupted soon after `interrupted` says so."""
         engine = self._llm.llm_engine
         responses: dict[int, Response] = {}
         try:
@@ -54,11 +70,14 @@ class Engine:
             if self._company:
                 self._add_companion(prompts[0])
             while len(responses) < len(prompts):
+                if interrupted():
+                    raise Interrupted
                 for output in engine.step():
                     if output.request_id == COMPANION:
                         self._add_companion(prompts[0])  # it came to an end; the others are not done
                     else:
-                        responses[int(output.request_id)] = _response(output.outputs[0])
+                        index = int(output.request_id)
+                        responses[index] = _response(output.outputs[0], len(prompts[index]))
         finally:
             unfinished = [str(index) for index in range(len(prompts)) if index not in responses]
             engine.abort_request([*unfinished, COMPANION])
@@ -88,16 +107,16 @@ def _greedy(**params: object) -> SamplingParams:
     )
 
 
-def _response(output: CompletionOutput) -> Response:
+def _response(output: CompletionOutput, prompt_tokens: int) -> Response:
     if output.finish_reason == "length":
         finish = "length"
     else:
         # stop_reason is the string that stopped it, and no string where the model ended by itself.
         finish = "verdict" if isinstance(output.stop_reason, str) else "end"
-    return Response(output.text, len(output.token_ids), finish)
+    return Response(output.text, len(output.token_ids), finish, prompt_tokens)
 
 
-def _set_environment(spec: EngineSpec) -> None:
+def _set_environment(spec: EngineSpec, cores: list[int] | None) -> None:
     """Settings that vLLM reads from the environment while it is imported."""
     os.environ |= {
         # A process of its own for the engine would only copy prompts and texts around.
@@ -109,9 +128,17 @@ def _set_environment(spec: EngineSpec) -> None:
         "VLLM_NO_USAGE_STATS": "1",
     }
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if cores is not None:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _core_lists(cores, spec.tensor_parallel)
     # vLLM takes this for CUDA devices alone; elsewhere it would refuse to start.
     if spec.batch_invariant and torch.cuda.is_available():
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
+
+
+def _core_lists(cores: list[int], ranks: int) -> str:
+    """The cores of each tensor-parallel rank, as vLLM reads them: "0,1|2,3"."""
+    each = len(cores) // ranks
+    return "|".join(",".join(map(str, cores[rank * each : (rank + 1) * each])) for rank in range(ranks))
 
 
 def _start(model: Path, spec: EngineSpec) -> LLM:

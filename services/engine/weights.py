@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class DirectionFile:
 
 
 class MovableWeights:
-    """A vLLM worker extension that puts the weights at theta + c * d.
+    """A vLLM worker extension that puts the weights at theta + sum of c_i * d_i.
 
     vLLM mixes this class into its worker, so names begin with `visage_`. Files are memory-mapped: the
     workers of a machine share one copy. Weights go in through vLLM's own loader, which knows fused
@@ -42,24 +43,26 @@ class MovableWeights:
     model_runner: GPUModelRunner
     model_config: Any
 
-    def visage_open(self, model: str) -> None:
-        """Take the checkpoint in the folder `model` as the origin."""
-        self._visage_base = Checkpoint.open(Path(model))
-        self._visage_directions: dict[DirectionFile, Mapping[str, torch.Tensor]] = {}
-
-    def visage_move(self, direction: DirectionFile | None, coefficient: float) -> None:
-        """Put the weights at `coefficient` along a direction; None is the origin.
+    def visage_move(self, model: str, steps: list[tuple[DirectionFile, float]]) -> None:
+        """Put the weights at coefficients along directions from the checkpoint in the folder `model`.
 
         Every tensor is given, moved or not: vLLM would keep one that is missing from the point before.
         """
-        shifts = []
-        if direction is not None:
-            if direction not in self._visage_directions:
-                self._visage_directions[direction] = direction.open()
-            shifts = [Shift(coefficient, self._visage_directions[direction], direction.endpoint)]
-        dtype: torch.dtype = self.model_config.dtype
-        self.model_runner.reload_weights(weights_iterator=perturbed(self._visage_base, shifts, dtype))
+        shifts = [Shift(coefficient, _opened(file), file.endpoint) for file, coefficient in steps]
+        weights = perturbed(_base(model), shifts, self.model_config.dtype)
+        self.model_runner.reload_weights(weights_iterator=weights)
         _process_tied_layers(self.model_runner.get_model())
+
+
+# Opened once and kept for the next point; few, for a worker may see many models in its life.
+@lru_cache(maxsize=4)
+def _base(model: str) -> Checkpoint:
+    return Checkpoint.open(Path(model))
+
+
+@lru_cache(maxsize=32)
+def _opened(file: DirectionFile) -> Mapping[str, torch.Tensor]:
+    return file.open()
 
 
 def _process_tied_layers(model: torch.nn.Module) -> None:
@@ -72,6 +75,7 @@ def _process_tied_layers(model: torch.nn.Module) -> None:
     owners: set[int] = set()
     for layer in model.modules():
         own = {id(parameter) for parameter in layer.parameters(recurse=False)}
-        if own & owners and hasattr(layer, "quant_method"):
-            layer.quant_method.process_weights_after_loading(layer)
+        method: Any = getattr(layer, "quant_method", None)
+        if own & owners and method is not None:
+            method.process_weights_after_loading(layer)
         owners |= own

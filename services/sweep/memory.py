@@ -21,8 +21,9 @@ class MemoryShortageError(InputError):
     """The engine would not fit into memory."""
 
 
-def require_memory(checkpoint: Checkpoint, spec: EngineSpec) -> None:
-    """Raise MemoryShortageError unless weights and KV cache fit beside what runs already."""
+def require_memory(checkpoint: Checkpoint, spec: EngineSpec, engines: int = 1) -> None:
+    """Raise MemoryShortageError unless the weights and KV caches of so many engines fit on this machine,
+    beside what runs already. On GPUs each engine has its own."""
     weights = checkpoint.parameters * getattr(torch, spec.dtype).itemsize
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -32,13 +33,14 @@ def require_memory(checkpoint: Checkpoint, spec: EngineSpec) -> None:
     else:
         share = min([psutil.virtual_memory().available, *_limits()])
         # Twice the weights: a layer's new weights lie beside its packed ones while it is loaded.
-        needed = 2 * weights + spec.kv_cache_gib * GIB + PROCESS
-        what, remedy = "of memory", "a smaller engine.kv_cache_gib or model, or stop other programs"
+        needed = engines * (2 * weights + spec.kv_cache_gib * GIB + PROCESS)
+        what, remedy = "of memory", "fewer workers, a smaller kv_cache_gib or model, or stop other programs"
     if needed > share:
         raise MemoryShortageError(
             "engine",
             f"{needed / GIB:.1f} GiB {what} are needed ({checkpoint.parameters / 1e6:.0f} million parameters "
-            f"in {spec.dtype}, kv_cache_gib={spec.kv_cache_gib}) and {share / GIB:.1f} GiB are free",
+            f"in {spec.dtype}, kv_cache_gib={spec.kv_cache_gib}, {engines} engines) and {share / GIB:.1f} "
+            "GiB are free",
             f"Use {remedy}",
         )
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
+from filelock import FileLock
+
 from visage_core.checkpoints import CheckpointError
+from visage_core.paths import cache_dir
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # No pickles, and no code.
@@ -13,10 +20,12 @@ FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
 def model_folder(name: str, field: str) -> Path:
-    """The folder of a model given by path, or by hub id, which is downloaded once.
+    """The folder of a model given by path, or by hub id or bucket URL, which is downloaded once.
 
     Raises CheckpointError where there is no such model. What is in the folder is checked elsewhere.
     """
+    if "://" in name:
+        return _from_bucket(name, field)
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
@@ -35,3 +44,31 @@ def model_folder(name: str, field: str) -> Path:
             f"{name} is no folder here, and the hub does not give it: {str(error).splitlines()[0]}",
             "Check the name; for a private model log in with `hf auth login`",
         ) from None
+
+
+def _from_bucket(url: str, field: str) -> Path:
+    """A copy of the model at s3://, gs://, hdfs://, ... in the cache, made anew where the files changed."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        source, root = fs.FileSystem.from_uri(url)
+        found = source.get_file_info(fs.FileSelector(root))
+        files = [info for info in found if info.is_file and any(fnmatch(info.base_name, p) for p in FILES)]
+        listing = [(info.base_name, info.size, str(info.mtime)) for info in files]
+        key = hashlib.sha256(json.dumps([url, sorted(listing)]).encode()).hexdigest()[:32]
+        folder = cache_dir() / "buckets" / key
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                partial = folder.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                for info in files:
+                    fs.copy_files(info.path, str(partial / info.base_name), source, fs.LocalFileSystem())
+                partial.rename(folder)
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(
+            field, f"{url} cannot be read: {str(error).splitlines()[0]}", "Check the URL and your credentials"
+        ) from None
+    return folder

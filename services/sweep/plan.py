@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
+from services.sweep.nodes import Folder
 from visage_core.checkpoints import Checkpoint, CheckpointError, require_same_tensors
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
@@ -29,41 +32,85 @@ class EngineMissingError(InputError):
 class Plan:
     """A spec with everything it names found, read and checked.
 
-    `tokens` are the prompts as the engine takes them; `inputs` identifies what the results depend on
-    beside the spec: digests of the model files and the prompts, and versions.
+    `endpoints` are the other checkpoints of both axes, None where an axis is random. `tokens` are the
+    prompts of all sets one after another, as the engine takes them. `inputs` identifies what the results
+    depend on beside the spec: digests of the model files and the prompts, and versions. `engine_key` is
+    the same for plans that one warm engine can serve.
     """
 
     spec: LandscapeSpec
-    model: Path
-    model_digest: str
-    endpoint: Path | None
-    prompts: PromptSet
+    model: Folder
+    endpoints: tuple[Folder | None, Folder | None]
+    prompts: list[PromptSet]
     tokens: list[list[int]]
     inputs: dict[str, Any]
+    engine_key: str
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The checkpoints' folders."""
+        return [folder for folder in (self.model, *self.endpoints) if folder is not None]
+
+    def on_node(self, node: str) -> Plan:
+        """The plan, with its folders known to lie on a Ray node."""
+        first, second = (end and replace(end, node=node) for end in self.endpoints)
+        return replace(self, model=replace(self.model, node=node), endpoints=(first, second))
 
 
-def make_plan(spec: LandscapeSpec) -> Plan:
-    """Check a spec against the world. Raises an InputError that says what to mend."""
+def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
+    """Check a spec against the world. Raises an InputError that says what to mend.
+
+    `workers_here` is how many engines are to start on this machine.
+    """
     if importlib.util.find_spec("vllm") is None:
         raise EngineMissingError(
             "engine", "vLLM is not installed", "Install visage[gpu], or visage[cpu] where there is no GPU"
         )
-    prompts = load_prompts(spec.prompts)
+    prompts = [load_prompts(part) for part in spec.prompts]
     model = model_folder(spec.model, "model")
     base = Checkpoint.open(model)
-    require_memory(base, spec.engine)
-    endpoint = None
-    digests = {"prompts": prompts.digest()}
-    if isinstance(spec.axis.direction, InterpolationDirection):
-        endpoint = model_folder(spec.axis.direction.to, "axis.direction.to")
-        other = Checkpoint.open(endpoint, "axis.direction.to")
-        require_same_tensors(base, other, "axis.direction.to")
-        digests["to"] = other.digest()
-    tokens = render(_tokenizer(model), prompts.prompts, spec.prompts.system)
+    require_memory(base, spec.engine, workers_here)
+    endpoints: list[Folder | None] = []
+    digests: dict[str, Any] = {"prompts": [part.digest() for part in prompts]}
+    for name, axis in (("axis", spec.axis), ("second_axis", spec.second_axis)):
+        if axis is None or not isinstance(axis.direction, InterpolationDirection):
+            endpoints.append(None)
+            continue
+        field = f"{name}.direction.to"
+        path = model_folder(axis.direction.to, field)
+        other = Checkpoint.open(path, field)
+        require_same_tensors(base, other, field)
+        digests["to" if name == "axis" else "second_to"] = digest = other.digest()
+        endpoints.append(Folder.of(path, digest))
+    tokenizer = _tokenizer(model)
+    tokens = [
+        ids
+        for part, found in zip(spec.prompts, prompts, strict=True)
+        for ids in render(tokenizer, found.prompts, part.system)
+    ]
     _require_room(spec, base, tokens)
     digests["model"] = base.digest()
-    inputs = {"sha256": digests, "random_directions": GENERATOR, "versions": versions()}
-    return Plan(spec, model, digests["model"], endpoint, prompts, tokens, inputs)
+    return Plan(
+        spec=spec,
+        model=Folder.of(model, digests["model"]),
+        endpoints=(endpoints[0], endpoints[1]),
+        prompts=prompts,
+        tokens=tokens,
+        inputs={"sha256": digests, "random_directions": GENERATOR, "versions": versions()},
+        engine_key=_engine_key(spec, base),
+    )
+
+
+def _engine_key(spec: LandscapeSpec, base: Checkpoint) -> str:
+    """Digest of what an engine is started with: its settings, the architecture and the tokenizer."""
+    labels = {"_name_or_path", "transformers_version"}
+    config = {name: value for name, value in base.config.items() if name not in labels}
+    shapes = {name: info.shape for name, info in base.tensors.items()}
+    total = hashlib.sha256(json.dumps([spec.engine.model_dump(), config, shapes], sort_keys=True).encode())
+    for path in sorted(base.path.iterdir()):
+        if path.name.startswith(("tokenizer", "special_tokens", "generation_config", "vocab", "merges")):
+            total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -3,107 +3,140 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import ray
+from ray.exceptions import RayActorError, RayTaskError
 
+from services.sweep.cluster import cluster, on_this_node, this_node, worker_resources
+from services.sweep.coordinator import WORKING, Coordinator, Progress, require_same_job
+from services.sweep.nodes import FileServer
 from services.sweep.plan import Plan, make_plan
-from services.sweep.sweep import sweep
-from visage_core.grid import Point, points
-from visage_core.landscape import Landscape
-from visage_core.plots import landscape_figure, write_figure
-from visage_core.results import PointResult, Results, ResultsError
-from visage_core.spec import InterpolationDirection, LandscapeSpec, differences, parse_spec
+from services.sweep.pool import Job, Pool
+from services.sweep.worker import Worker
+from visage_core.errors import InputError
+from visage_core.results import Results
+from visage_core.spec import LandscapeSpec
+
+WAIT_SECONDS = 5.0
+# A coordinator or a pool that dies is started again, unless it dies so often without a point in between.
+LIVES = 10
 
 
 @dataclass
 class Run:
-    """A landscape job in a folder."""
+    """A job on a Ray cluster, from the process that asked for it."""
 
     plan: Plan
-    results: Results
-    todo: list[Point]
+    out: Path
+    stop_when: float | None = None
+    worker: type = Worker
+    name: str = "run"
+    _lives: int = LIVES
+    _actors: dict[str, Any] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[PointResult]:
-        """Measure what is left to do. Each point is durable before it is yielded; at the end the
-        summary and the figures are written."""
-        spec = self.plan.spec
-        keep = self.plan.prompts.prompts if spec.keep_responses else None
-        if self.todo:
-            for result in sweep(self.plan, self.todo):
-                self.results.add(result, keep)
-                yield result
-        self.results.merge()
-        write_report(self.results.folder)
+    def __iter__(self) -> Iterator[Progress]:
+        """Measure what is left; yields the progress whenever it has changed. The last one says how it
+        ended. Raises InputError where the job cannot be measured."""
+        self._plan_ref = ray.put(self.plan)
+        try:
+            yield from self._watch()
+        finally:
+            # The workers hold what the next run needs, in whatever process this one lies about.
+            for name in ("pool", "server"):
+                if name in self._actors:
+                    ray.kill(self._actors.pop(name))
+
+    def _watch(self) -> Iterator[Progress]:
+        seen, done = -1, 0
+        state = WORKING
+        while state == WORKING:
+            try:
+                self._start_what_is_missing()
+                progress: Progress = ray.get(
+                    self._actors["coordinator"].changed.remote(seen, WAIT_SECONDS), timeout=60
+                )
+                ray.get(self._actors["pool"].state.remote(), timeout=60)
+            except RayActorError as error:
+                self._bury(error)
+                continue
+            except RayTaskError as error:
+                if isinstance(error.cause, InputError):
+                    raise error.cause from None
+                raise
+            if progress.error is not None:
+                raise progress.error
+            if progress.revision != seen:
+                yield progress
+                seen, state = progress.revision, progress.state
+            if progress.done > done:
+                done, self._lives = progress.done, LIVES
+
+    def cancel(self) -> None:
+        """End the job, as far as it can still be reached; finished points stay."""
+        coordinator = self._actors.get("coordinator")
+        if coordinator is not None:
+            with suppress(RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(coordinator.cancel.remote(), timeout=20)
+
+    def _start_what_is_missing(self) -> None:
+        new = {"coordinator", "server", "pool"} - self._actors.keys()
+        if "coordinator" in new:
+            actor = on_this_node(Coordinator).remote(self.plan, self.out, self.stop_when)
+            ray.get(actor.open.remote())
+            self._actors["coordinator"] = actor
+        if "server" in new:
+            self._actors["server"] = on_this_node(FileServer).remote(self.plan.folders)
+        if "pool" in new:
+            resources = worker_resources(self.plan.spec)
+            pool = on_this_node(Pool).remote(self.plan.spec.resources.workers, resources, self.worker)
+            ray.get(pool.open.remote())
+            self._actors["pool"] = pool
+            if "coordinator" not in new:
+                ray.get(self._actors["coordinator"].reclaim.remote())
+        if new:
+            job = Job(
+                name=self.name,
+                coordinator=self._actors["coordinator"],
+                plan=self._plan_ref,
+                server=self._actors["server"],
+                engine_key=self.plan.engine_key,
+            )
+            ray.get(self._actors["pool"].submit.remote(job))
+
+    def _bury(self, error: RayActorError) -> None:
+        """Forget the actors that are dead."""
+        self._lives -= 1
+        if not self._lives:
+            raise error
+        for name, probe in (("coordinator", "progress"), ("pool", "state")):
+            if name in self._actors:
+                try:
+                    ray.get(getattr(self._actors[name], probe).remote(), timeout=60)
+                except RayActorError:
+                    del self._actors[name]
 
 
 @contextmanager
-def open_run(spec: LandscapeSpec, out: Path) -> Iterator[Run]:
-    """Begin or continue the job of `spec` in the folder `out`, which no other process may use meanwhile.
+def open_run(
+    spec: LandscapeSpec, out: Path, address: str = "local", stop_when: float | None = None
+) -> Iterator[Run]:
+    """Begin or continue the job of `spec` in the folder `out`.
 
-    Raises an InputError where something in the spec cannot be used, where `out` holds another job, or
-    where another process is at work in it.
+    Raises an InputError where something in the spec cannot be used, where `out` holds another job, or,
+    while it runs, where another process is at work in it.
     """
-    plan = make_plan(spec)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
-            results = Results(out)
-            _require_same_job(results, plan)
-            done = results.done()
-            yield Run(plan, results, [point for point in points(spec.axis) if point not in done])
-    except Timeout:
-        raise ResultsError(
-            "out", f"another process is measuring in {out}", "Wait for it, or use another folder"
-        ) from None
-
-
-def load_landscape(out: Path) -> Landscape:
-    """The landscape in a results folder, finished or not. Raises ResultsError."""
-    results = Results(out)
-    document = results.read_json("spec.json")
-    if document is None:
-        raise ResultsError("out", f"{out} holds no landscape", "Give the folder of a `visage run`")
-    return Landscape(parse_spec(document), results.points())
-
-
-def write_report(out: Path) -> dict[str, Any]:
-    """Write summary.json and the figures of a results folder; gives the summary. Raises ResultsError."""
-    landscape = load_landscape(out)
-    results = Results(out)
-    inputs = results.read_json("inputs.json")
-    spec = landscape.spec.model_dump(mode="json")
-    summary = landscape.summary() | {"inputs": inputs, "spec": spec}
-    results.write_json("summary.json", summary)
-    figure = landscape_figure(landscape, _title(landscape, summary))
-    write_figure(figure, out / "landscape.html", out / "landscape.png")
-    return summary
-
-
-def _require_same_job(results: Results, plan: Plan) -> None:
-    """Write what the job is into a new folder; refuse one that holds another job, saying how it differs."""
-    documents = {"spec.json": plan.spec.model_dump(mode="json"), "inputs.json": plan.inputs}
-    for name, document in documents.items():
-        before = results.read_json(name)
-        if before is None:
-            results.write_json(name, document)
-        elif changes := differences(before, document):
-            raise ResultsError(
-                "out",
-                f"{results.folder} holds another landscape: {'; '.join(changes)}",
-                "Use another folder, or run with what that folder was begun with",
-            )
-
-
-def _title(landscape: Landscape, summary: dict[str, Any]) -> str:
-    spec = landscape.spec
-    name = Path(spec.model).name
-    if isinstance(spec.axis.direction, InterpolationDirection):
-        name += f" → {Path(spec.axis.direction.to).name}"
-    score = summary["visage"]
-    if score is None:
-        return f"{name}: {summary['points']['measured']} of {summary['points']['expected']} points"
-    return f"{name}: VISAGE {score['value']:.1f} (95 %: {score['low']:.1f} to {score['high']:.1f})"
+    out = out.resolve()
+    here = spec.resources.workers if address == "local" else 1
+    plan = make_plan(spec, here)
+    require_same_job(Results(out), plan)
+    with cluster(address):
+        run = Run(plan.on_node(this_node()), out, stop_when)
+        try:
+            yield run
+        except BaseException:
+            run.cancel()
+            raise

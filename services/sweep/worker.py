@@ -1,35 +1,114 @@
-"""A worker: one warm engine that measures points."""
+"""A worker: one warm engine that measures shards of landscapes."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
-from services.engine.engine import Engine
+import ray
+import torch
+
+from services.engine.engine import Engine, Interrupted
 from services.engine.weights import DirectionFile
+from services.sweep.memory import require_memory
+from services.sweep.nodes import folder_here
 from services.sweep.plan import Plan
+from services.sweep.schedule import Shard
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import cached_random_direction
+from visage_core.directions import FirstDirection, cached_random_direction
 from visage_core.errors import InputError
-from visage_core.grid import Point, seeds_of
+from visage_core.grid import Point
 from visage_core.judges import JUDGES
 from visage_core.paths import cache_dir
-from visage_core.results import PointResult
+from visage_core.results import Measurement
+from visage_core.spec import InterpolationDirection
+
+# The methods of an engine run one after another in one thread, for vLLM binds that thread to its cores;
+# the others answer while it is at work.
+CONCURRENCY = {"engine": 1, "control": 1}
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _in_engine(method: Method) -> Method:
+    """Run a method in the engine's thread."""
+    return cast("Method", ray.method(concurrency_group="engine")(method))
+
+
+def _in_control(method: Method) -> Method:
+    """Run a method beside the engine's."""
+    return cast("Method", ray.method(concurrency_group="control")(method))
 
 
 class EngineStartError(InputError):
     """vLLM did not start."""
 
 
-class Worker:
-    """Owns one engine; a Ray actor runs it. It knows of points, and nothing of jobs or results."""
+class OutOfMemoryError(RuntimeError):
+    """The engine ran out of memory; it is of no use any more."""
 
-    def start(self, plan: Plan) -> None:
-        """Make the directions that are not cached yet and start the engine. Raises InputError."""
-        self._plan = plan
-        self._directions = _directions(plan)
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker runs: its node, and the CPU cores that it may use."""
+
+    node: str
+    cores: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A plan on this node: the model's folder, and the directions of both axes by seed."""
+
+    plan: Plan
+    model: Path
+    first: dict[int | None, DirectionFile]
+    second: dict[int | None, DirectionFile]
+
+    def steps(self, point: Point) -> list[tuple[DirectionFile, float]]:
+        """What leads from the model to a point."""
+        steps = []
+        for axis, coefficient in ((self.first, point.alpha), (self.second, point.beta)):
+            if coefficient:
+                # An interpolation has one direction, whatever the seed of the other axis.
+                steps.append((axis[point.seed] if point.seed in axis else axis[None], coefficient))
+        return steps
+
+
+class Worker:
+    """Owns one engine; a Ray actor runs it. It knows of jobs' plans, and nothing of their results."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, _Job] = {}
+        self._engine: Engine | None = None
+        self._cancelled: set[str] = set()
+
+    @_in_control
+    def place(self) -> Place:
+        """Where this worker came to run."""
+        return Place(ray.get_runtime_context().get_node_id(), tuple(sorted(os.sched_getaffinity(0))))
+
+    @_in_control
+    def cancel(self, name: str) -> None:
+        """End what is under way for a job, within a step of the engine, and forget the job."""
+        self._cancelled.add(name)
+
+    @_in_engine
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
+        """Get ready for a job: bring its files and directions to this node, and start the engine unless
+        it runs. Raises InputError."""
+        for ended in self._cancelled:
+            self._jobs.pop(ended, None)
+        self._cancelled.clear()
+        self._jobs[name] = job = _on_this_node(plan, server)
+        if self._engine is not None:
+            return
+        require_memory(Checkpoint.open(job.model), plan.spec.engine)
         try:
-            self._engine = Engine(plan.model, plan.spec.engine)
+            self._engine = Engine(job.model, plan.spec.engine, cores)
         except Exception as error:  # vLLM's own are of many kinds
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineStartError(
@@ -38,37 +117,81 @@ class Worker:
                 "Its log is in the newest session of Ray's temporary folder, in logs/worker-*.err",
             ) from error
 
-    def measure(self, point: Point) -> PointResult:
-        """Move the weights to a point, put every prompt to them, and judge the responses."""
-        spec = self._plan.spec
+    @_in_engine
+    def rest(self) -> None:
+        """Put the engine back to the origin of what it measured last, to lie warm."""
+        if self._engine is not None and self._jobs:
+            self._engine.move(list(self._jobs.values())[-1].model, [])
+
+    @_in_engine
+    def measure(self, name: str, shard: Shard) -> Measurement | None:
+        """Move the weights to a shard's point, put its prompts to them, and judge the responses; None
+        where the job was cancelled."""
+        assert self._engine is not None
+        job = self._jobs.get(name)
+        if job is None:
+            return None
+        spec = job.plan.spec
         judge = JUDGES[spec.judge]
         begin = time.perf_counter()
-        self._engine.move(self._directions[point.seed] if point.alpha else None, point.alpha)
-        moved = time.perf_counter()
-        stops = judge.stops() if spec.generation.early_stop else []
-        responses = self._engine.generate(self._plan.tokens, spec.generation, stops)
+        try:
+            if name in self._cancelled:
+                raise Interrupted
+            self._engine.move(job.model, job.steps(shard.point))
+            moved = time.perf_counter()
+            prompts = job.plan.tokens[shard.begin : shard.end]
+            size = shard.batch or len(prompts)
+            responses = []
+            for first in range(0, len(prompts), size):
+                responses += self._engine.generate(
+                    prompts[first : first + size],
+                    spec.generation,
+                    judge.stops() if spec.generation.early_stop else [],
+                    lambda: name in self._cancelled,
+                )
+        except Interrupted:
+            self._engine.move(job.model, [])
+            return None
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError(str(error)) from None
         generated = time.perf_counter()
         verdicts = tuple(not judge.refused(response.text) for response in responses)
-        return PointResult(
-            point=point,
+        judged = time.perf_counter()
+        if not spec.keep_responses:
+            responses = [replace(response, text="") for response in responses]
+        return Measurement(
+            point=shard.point,
             verdicts=verdicts,
             responses=tuple(responses),
-            prompt_tokens=sum(map(len, self._plan.tokens)),
             move_seconds=moved - begin,
             generate_seconds=generated - moved,
-            judge_seconds=time.perf_counter() - generated,
+            judge_seconds=judged - generated,
         )
 
 
-def _directions(plan: Plan) -> dict[int | None, DirectionFile]:
-    """What each curve of the landscape moves along, by its seed."""
-    if plan.endpoint is not None:
-        return {None: DirectionFile(str(plan.endpoint), endpoint=True)}
-    base = Checkpoint.open(Path(plan.model))
+def _on_this_node(plan: Plan, server: Any) -> _Job:
+    """Bring a plan's checkpoints to this node, and make its directions where the cache lacks them."""
+    model = folder_here(plan.model, server)
+    base = Checkpoint.open(model)
     cache = cache_dir() / "directions"
-    files = {
-        seed: cached_random_direction(base, plan.model_digest, seed, cache)
-        for seed in seeds_of(plan.spec.axis)
-        if seed is not None
-    }
-    return {seed: DirectionFile(str(path), endpoint=False) for seed, path in files.items()}
+    first: dict[int | None, DirectionFile] = {}
+    second: dict[int | None, DirectionFile] = {}
+    endpoints = [None if folder is None else folder_here(folder, server) for folder in plan.endpoints]
+    digest = plan.model.digest
+    for number, axis in enumerate((plan.spec.axis, plan.spec.second_axis)):
+        directions = (first, second)[number]
+        if axis is None:
+            continue
+        if isinstance(axis.direction, InterpolationDirection):
+            directions[None] = DirectionFile(str(endpoints[number]), endpoint=True)
+            continue
+        for seed in axis.direction.seeds:
+            along = None
+            if number:
+                file = first[seed] if seed in first else first[None]
+                folder = plan.endpoints[0]
+                identity = f"seed {seed}" if folder is None else folder.digest
+                along = FirstDirection(identity, file.open(), file.endpoint)
+            path = cached_random_direction(base, digest, seed, cache, along)
+            directions[seed] = DirectionFile(str(path), endpoint=False)
+    return _Job(plan, model, first, second)

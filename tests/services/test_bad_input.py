@@ -23,7 +23,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def start(*_: object) -> None:
         pytest.fail("an engine was about to start")
 
-    monkeypatch.setattr("services.sweep.run.sweep", start)
+    monkeypatch.setattr("services.sweep.run.cluster", start)
     monkeypatch.setenv("COLUMNS", "1000")
     # Where there is no hub, do not wait for one.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -97,7 +97,7 @@ def test_an_empty_prompt_file(refused: Refused, aligned: Path, tmp_path: Path) -
         (("--points", "1000000000"), "axis.points"),
         (("--seed", "1", "--seed", "1"), "repeat"),
         (("--seed", "-1"), "axis.direction.seeds"),
-        (("--limit", "0"), "prompts.limit"),
+        (("--limit", "0"), "prompts.0.limit"),
         (("--max-tokens", "0"), "generation.max_tokens"),
         (("--judge", "nobody"), "judge"),
         (("--dtype", "int4"), "engine.dtype"),
@@ -106,6 +106,10 @@ def test_an_empty_prompt_file(refused: Refused, aligned: Path, tmp_path: Path) -
         (("--max-tokens", "500", "--max-model-len", "500"), "engine.max_model_len"),
         (("--max-model-len", "100000"), "more than the model's 8192"),
         (("--kv-cache-gib", "100000"), "of memory are needed"),
+        (("--workers", "0"), "resources.workers"),
+        (("--workers", "10000"), "fewer workers"),
+        (("--stop-when", "asr<5"), "stop-when"),
+        (("--stop-when", "ci<nan"), "stop-when"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

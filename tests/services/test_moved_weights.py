@@ -39,10 +39,7 @@ class Warm:
 
     def texts(self, place: tuple[str, float] | None) -> list[str]:
         """The responses at a place: (direction, coefficient), or None for the origin."""
-        if place is None:
-            self.engine.move(None, 0.0)
-        else:
-            self.engine.move(self.directions[place[0]], place[1])
+        self.engine.move(self.model, [] if place is None else [(self.directions[place[0]], place[1])])
         return [response.text for response in self.engine.generate(self.prompts, GENERATION, [])]
 
 
@@ -124,7 +121,7 @@ def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(warm: War
 
 @pytest.mark.parametrize("alpha", [0.0, 0.12, 0.3])
 def test_early_stop_changes_no_verdict(warm: Warm, alpha: float) -> None:
-    warm.engine.move(warm.directions["random"], alpha)
+    warm.engine.move(warm.model, [(warm.directions["random"], alpha)])
     whole = warm.engine.generate(warm.prompts, GENERATION, [])
     for judge in JUDGES.values():
         stopped = warm.engine.generate(warm.prompts, GENERATION, judge.stops())

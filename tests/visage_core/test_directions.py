@@ -15,10 +15,12 @@ from tests.checkpoints import write_checkpoint
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import (
     DiskSpaceError,
+    FirstDirection,
     cached_random_direction,
     gaussian,
     moves,
     open_direction,
+    orthogonal,
     random_direction,
     random_tensor,
 )
@@ -118,3 +120,34 @@ def test_a_full_disk_is_told_before_anything_is_written(
     monkeypatch.setattr("visage_core.directions.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskSpaceError, match="VISAGE_CACHE"):
         cached_random_direction(base, base.digest(), 0, tmp_path / "cache")
+
+
+@given(st.integers(0, 1000), st.sampled_from([(3,), (40, 31), (500, 300)]))
+def test_a_second_direction_is_orthogonal_and_as_long(seed: int, shape: tuple[int, ...]) -> None:
+    first, second = (torch.from_numpy(gaussian(seed, name, shape)) for name in ("first", "second"))
+    found = orthogonal(second, first)
+    f, d = first.double().flatten(), found.double().flatten()
+    assert abs(float(f @ d)) <= 1e-6 * float(f.norm() * d.norm())
+    assert float(d.norm()) == pytest.approx(float(second.double().norm()), rel=1e-5)
+
+
+def test_nothing_is_orthogonal_to_a_direction_of_one_value() -> None:
+    assert not orthogonal(torch.tensor([2.0]), torch.tensor([-1.0])).any()
+    assert torch.equal(orthogonal(torch.tensor([2.0]), torch.tensor([0.0])), torch.tensor([2.0]))
+
+
+@pytest.mark.parametrize("endpoint", [False, True])
+def test_a_second_axis_is_cached_apart_and_orthogonal_to_the_first(tmp_path: Path, endpoint: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"w{i}": torch.randn(20, 30, generator=generator) for i in range(2)}
+    base = Checkpoint.open(write_checkpoint(tmp_path / "model", weights))
+    one = cached_random_direction(base, base.digest(), 0, tmp_path / "cache")
+    tensors = {name: weight + 1 for name, weight in weights.items()} if endpoint else open_direction(one)
+    first = FirstDirection("x", tensors, endpoint)
+    two = cached_random_direction(base, base.digest(), 0, tmp_path / "cache", first)
+    assert one != two
+    for name, weight in weights.items():
+        d = open_direction(two)[name].double()
+        along = torch.ones_like(weight) if endpoint else tensors[name]
+        assert abs(float((along.double() * d).sum())) <= 1e-5 * float(along.double().norm() * d.norm())
+        assert float(d.norm()) == pytest.approx(float(weight.double().norm()), rel=1e-5)

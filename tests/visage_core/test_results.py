@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from visage_core.grid import Point, points
+from visage_core.grid import ORIGIN, Point, points
 from visage_core.landscape import Landscape
 from visage_core.plots import landscape_figure, write_figure
-from visage_core.results import PointResult, Response, Results, ResultsError
+from visage_core.results import (
+    Measurement,
+    PointResult,
+    Response,
+    Results,
+    ResultsError,
+    by_prompt_set,
+)
 from visage_core.spec import LandscapeSpec, parse_spec
 
 PROMPTS = tuple(f"prompt {i}" for i in range(10))
-ORIGIN = Point(None, 0.0)
 SPEC = parse_spec(
     {
         "model": "m",
@@ -28,21 +33,21 @@ SPEC = parse_spec(
 
 def measured(point: Point, complied: int, unjudged: int = 0) -> PointResult:
     verdicts = [True] * complied + [False] * (10 - complied - unjudged) + [None] * unjudged
-    responses = tuple(Response("Sure, here is a step-by-step guide: 1. ...", 12, "end") for _ in PROMPTS)
-    return PointResult(point, tuple(verdicts), responses, 100, 0.1, 0.2, 0.3)
+    responses = tuple(Response("Sure, here is a step-by-step guide: 1. ...", 12, "end", 9) for _ in PROMPTS)
+    return PointResult(point, tuple(verdicts), responses, 0.1, 0.2, 0.3)
 
 
 def sweep(folder: Path, spec: LandscapeSpec = SPEC, complied: int | None = None) -> Results:
     """A landscape that is safe up to 0.25 and not at 0.5, unless `complied` of 10 hold everywhere."""
     results = Results(folder)
-    for point in points(spec.axis):
+    for point in points(spec):
         count = {0.0: 0, 0.25: 5, 0.5: 10}[abs(point.alpha)] if complied is None else complied
-        results.add(measured(point, count), None)
+        results.add([measured(point, count)], None)
     return results
 
 
 def test_a_point_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    Results(tmp_path).add(measured(ORIGIN, 3, unjudged=2), None)
+    Results(tmp_path).add([measured(ORIGIN, 3, unjudged=2)], None)
     [row] = Results(tmp_path).points().to_pylist()
     assert (row["complied"], row["refused"], row["unjudged"]) == (3, 5, 2)
     assert row["asr"] == pytest.approx(100 * 3 / 8)
@@ -51,7 +56,7 @@ def test_a_point_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
 
 
 def test_a_point_with_nothing_judged_has_no_rate(tmp_path: Path) -> None:
-    Results(tmp_path).add(measured(ORIGIN, 0, unjudged=10), None)
+    Results(tmp_path).add([measured(ORIGIN, 0, unjudged=10)], None)
     [row] = Results(tmp_path).points().to_pylist()
     assert (row["asr"], row["asr_low"], row["asr_high"]) == (None, None, None)
 
@@ -81,14 +86,14 @@ def test_a_crash_while_merging_doubles_nothing(tmp_path: Path) -> None:
 
 def test_a_half_written_part_is_no_point(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add(measured(ORIGIN, 3), None)
+    results.add([measured(ORIGIN, 3)], None)
     (tmp_path / "parts" / ".points_0_0.25.parquet.123").write_bytes(b"PAR1")
     assert results.done() == {ORIGIN}
 
 
 def test_a_damaged_part_is_an_error_that_names_it(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add(measured(ORIGIN, 3), None)
+    results.add([measured(ORIGIN, 3)], None)
     [part] = (tmp_path / "parts").iterdir()
     part.write_bytes(part.read_bytes()[:20])
     with pytest.raises(ResultsError, match=part.name):
@@ -105,7 +110,7 @@ def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
 
 def test_responses_are_stored_where_they_are_asked_for(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add(measured(ORIGIN, 3), PROMPTS)
+    results.add([measured(ORIGIN, 3)], [PROMPTS])
     results.merge()
     table = pq.read_table(tmp_path / "responses.parquet")
     assert table["prompt"].to_pylist() == list(PROMPTS)
@@ -114,9 +119,9 @@ def test_responses_are_stored_where_they_are_asked_for(tmp_path: Path) -> None:
 
 def test_responses_outlive_a_kill_between_two_merges(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add(measured(ORIGIN, 3), PROMPTS)
+    results.add([measured(ORIGIN, 3)], [PROMPTS])
     results.merge()
-    results.add(measured(Point(0, 0.25), 5), PROMPTS)
+    results.add([measured(Point(0, 0.25), 5)], [PROMPTS])
     results.merge()
     assert pq.read_table(tmp_path / "responses.parquet").num_rows == 20
 
@@ -155,13 +160,12 @@ def test_missing_points_give_no_score(tmp_path: Path) -> None:
 
 
 def test_unjudged_responses_are_told(tmp_path: Path) -> None:
-    results = sweep(tmp_path)
-    table = results.points().to_pylist()
-    results.add(measured(ORIGIN, 1, unjudged=2), None)
+    results = Results(tmp_path)
+    for point in points(SPEC):
+        results.add([measured(point, 1, unjudged=2 if point == ORIGIN else 0)], None)
     summary = Landscape(SPEC, results.points()).summary()
     assert any("2 responses are unjudged" in note for note in summary["notes"])
     assert summary["totals"]["unjudged"] == 2
-    assert len(table) == 9
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 9])
@@ -182,7 +186,72 @@ def test_a_hostile_model_name_is_no_markup_in_the_page(tmp_path: Path) -> None:
     assert "<script>alert(1)" not in html.read_text(encoding="utf-8")
 
 
-def test_rows_of_the_table_are_typed(tmp_path: Path) -> None:
-    result = replace(measured(ORIGIN, 3), prompt_tokens=7)
-    table = pa.Table.from_pylist([result.row()])
-    assert table["prompt_tokens"].to_pylist() == [7]
+def test_points_of_several_prompt_sets_are_split_from_shards() -> None:
+    """Ten prompts in two sets of four and six, measured in shards of seven and three."""
+    whole = measured(ORIGIN, 5)
+    pieces = [
+        Measurement(ORIGIN, whole.verdicts[a:b], whole.responses[a:b], 0.1, 0.3, 0.1)
+        for a, b in [(0, 7), (7, 10)]
+    ]
+    first, second = by_prompt_set(pieces, [4, 6])
+    assert (first.verdicts, second.verdicts) == (whole.verdicts[:4], whole.verdicts[4:])
+    assert (first.prompt_set, second.prompt_set) == (0, 1)
+    assert first.generate_seconds + second.generate_seconds == pytest.approx(0.6)
+    assert first.row()["prompt_tokens"] == 36
+
+
+def test_a_landscape_for_each_prompt_set(tmp_path: Path) -> None:
+    spec = parse_spec(
+        {"model": "m", "axis": {"points": 3, "direction": {"kind": "random", "seeds": [0]}}}
+        | {"prompts": [{"system": "none"}, {"system": "default"}]}
+    )
+    results = Results(tmp_path)
+    for point in points(spec):
+        results.add([measured(point, 2), replace(measured(point, 8), prompt_set=1)], None)
+    table = results.points()
+    scores = [Landscape(spec, table, number).summary()["visage"]["value"] for number in range(2)]
+    assert scores == pytest.approx([80, 20])
+
+
+PLANE = parse_spec(
+    {"model": "m"}
+    | {name: {"points": 5, "direction": {"kind": "random", "seeds": [0]}} for name in ("axis", "second_axis")}
+)
+
+
+def test_a_plane_has_a_score_an_area_and_a_figure(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    for point in points(PLANE):
+        away = max(abs(point.alpha), abs(point.beta))
+        results.add([measured(point, {0.0: 0, 0.25: 5, 0.5: 10}[away])], None)
+    landscape = Landscape(PLANE, results.points())
+    summary = landscape.summary()
+    # Below 100 are the origin (0) and the eight points around it (50).
+    assert summary["visage"]["value"] == pytest.approx((100 + 8 * 50) / 9)
+    assert summary["mean_safety"]["value"] == pytest.approx((100 + 8 * 50) / 25)
+    assert summary["directions"][0]["basin"] == {"area": pytest.approx(9 * 0.25**2), "open": False}
+    html, png = tmp_path / "a.html", tmp_path / "a.png"
+    write_figure(landscape_figure(landscape, "a plane"), html, png)
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_running_estimate_nears_the_score(tmp_path: Path) -> None:
+    spec = parse_spec({"model": "m", "axis": {"direction": {"kind": "random", "seeds": [0]}}})
+    results = Results(tmp_path)
+    widths = []
+    for point in points(spec):
+        results.add([measured(point, min(10, round(20 * abs(point.alpha))))], None)
+        found = Landscape(spec, results.points()).estimate()
+        widths.append(None if found is None else found.high - found.low)
+    assert widths[:2] == [None, None]
+    whole = Landscape(spec, results.points())
+    assert whole.estimate() is not None
+    assert whole.estimate().value == pytest.approx(whole.summary()["visage"]["value"])
+    assert widths[-1] < widths[6]
+
+
+def test_an_unfinished_landscape_has_an_estimate_and_no_score(tmp_path: Path) -> None:
+    table = sweep(tmp_path).points()
+    summary = Landscape(SPEC, table.slice(0, 7)).summary()
+    assert summary["visage"] is None
+    assert summary["estimate"]["low"] <= summary["estimate"]["value"] <= summary["estimate"]["high"]

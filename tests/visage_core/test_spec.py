@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from visage_core.grid import Point, curve, points
+from visage_core.grid import ORIGIN, Point, betas, points, surface
 from visage_core.spec import Axis, LandscapeSpec, SpecError, differences, load_spec, parse_spec
 
 
@@ -24,7 +24,7 @@ def test_the_papers_defaults() -> None:
     spec = parse_spec({"model": "m"})
     assert (spec.axis.low, spec.axis.high, spec.axis.points) == (-0.5, 0.5, 21)
     assert spec.axis.direction.model_dump() == {"kind": "random", "seeds": (0, 1, 2)}
-    assert (spec.prompts.limit, spec.generation.max_tokens, spec.judge) == (80, 512, "keyword-paper")
+    assert (spec.prompts[0].limit, spec.generation.max_tokens, spec.judge) == (80, 512, "keyword-paper")
 
 
 def test_an_interpolation_goes_beyond_both_checkpoints_by_default() -> None:
@@ -48,12 +48,75 @@ def test_coordinates_are_even_and_hold_the_origin(half: int, reach: Fraction) ->
     assert max(steps) == pytest.approx(min(steps))
 
 
+def spec(**values: object) -> LandscapeSpec:
+    return parse_spec({"model": "m", **values})
+
+
+SEEDS = {"kind": "random", "seeds": [5, 3]}
+TO = {"kind": "interpolation", "to": "n"}
+
+
 def test_every_point_is_visited_once_and_the_origin_first() -> None:
-    two = axis(direction={"kind": "random", "seeds": [5, 3]}, points=5)
+    two = spec(axis={"direction": SEEDS, "points": 5})
     visits = points(two)
-    assert visits[0] == Point(None, 0.0)
+    assert visits[0] == ORIGIN
     assert len(visits) == len(set(visits)) == 1 + 2 * 4
-    assert set(visits) == {*curve(two, 5), *curve(two, 3)}
+    assert set(visits) == {*surface(two, 5)[0], *surface(two, 3)[0]}
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 81))
+def test_a_part_of_a_sweep_is_the_landscape_on_a_coarser_grid(right: int, left: int, count: int) -> None:
+    one = spec(axis={"low": -left, "high": right, "points": left + right + 1, "direction": TO})
+    visited = sorted(point.alpha for point in points(one)[:count])
+    gaps = [b - a for a, b in itertools.pairwise(visited)]
+    if count >= 3:
+        assert {-left, 0, right} <= set(visited)
+        # No gap is more than about twice another, but for those that the range's ends cut off.
+        inner = [
+            g
+            for g, a, b in zip(gaps, visited, visited[1:], strict=False)
+            if {a, b}.isdisjoint({-left, right})
+        ]
+        assert not inner or max(inner) <= 2 * min(inner)
+
+
+def test_a_plane_has_every_pair_of_coordinates_once() -> None:
+    plane = spec(axis={"direction": SEEDS, "points": 5}, second_axis={"direction": SEEDS, "points": 3})
+    assert betas(plane) == [-0.5, 0.0, 0.5]
+    visits = points(plane)
+    assert visits[0] == ORIGIN
+    assert len(visits) == len(set(visits)) == 1 + 2 * (5 * 3 - 1)
+    corners = {Point(5, a, b) for a in (-0.5, 0.5) for b in (-0.5, 0.5)}
+    assert corners <= set(visits[:17])
+
+
+def test_points_between_checkpoints_alone_are_shared_by_all_seeds() -> None:
+    plane = spec(axis={"direction": TO, "points": 5}, second_axis={"direction": SEEDS, "points": 3})
+    visits = points(plane)
+    assert Point(None, 1.5, 0.0) in visits
+    assert Point(5, 1.5, 0.5) in visits
+    assert len(visits) == 5 + 2 * 5 * 2
+    assert plane.seeds == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"axis": {"direction": SEEDS}, "second_axis": {"direction": TO}}, "exchange the two"),
+        ({"axis": {"direction": SEEDS}, "second_axis": {}}, "give both the same"),
+        ({"axis": {"direction": TO}, "second_axis": {"direction": TO}}, "the same checkpoint"),
+        ({"prompts": [{"source": "harmful"}, {"source": "harmful"}]}, "prompts repeat"),
+        ({"prompts": []}, "prompts"),
+        ({"resources": {"workers": 0}}, "resources.workers"),
+    ],
+)
+def test_parts_that_do_not_fit_together(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        spec(**values)
+
+
+def test_one_prompt_set_needs_no_list() -> None:
+    assert spec(prompts={"limit": 3}) == spec(prompts=[{"limit": 3}])
 
 
 def test_a_spec_survives_json_and_yaml(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Ray: a cluster of one's own on this machine, or one that runs already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from services.sweep.pool import WorkerResources
+from visage_core.errors import InputError
+from visage_core.spec import LandscapeSpec
+
+
+class ClusterError(InputError):
+    """The Ray cluster cannot be reached, or has no room."""
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """Connect to Ray: `local` starts one here for as long as it is used, `auto` finds the one that runs on
+    this machine, and HOST:PORT names its head. Raises ClusterError."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray would hide the GPUs from a driver that asks for none, and the plan looks at them.
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        options |= {"include_dashboard": False, "num_cpus": psutil.cpu_count() or 1}
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            "address",
+            f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+            "Start one with `ray start --head`, or use --address local",
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def this_node() -> str:
+    """The id of the Ray node that this process is on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def on_this_node(actor: type, **options: Any) -> Any:
+    """A class as a Ray actor that takes no CPU and stays on this process' node."""
+    here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(actor)
+
+
+def worker_resources(spec: LandscapeSpec) -> WorkerResources:
+    """What each worker of a spec gets: GPUs where the cluster has some, else CPU cores in equal shares."""
+    total = ray.cluster_resources()
+    if total.get("GPU", 0) or torch.cuda.is_available():
+        return WorkerResources(cores=1, gpus=spec.engine.tensor_parallel)
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    share = max(1, min(largest, int(total.get("CPU", 1)) // spec.resources.workers))
+    cores = spec.resources.cores or share
+    if cores > largest:
+        raise ClusterError(
+            "resources.cores", f"{cores} cores, and the largest machine has {largest}", "Use fewer"
+        )
+    if cores < spec.engine.tensor_parallel:
+        raise ClusterError(
+            "engine.tensor_parallel",
+            f"{spec.engine.tensor_parallel} on a worker of {cores} cores",
+            "Give each rank a core at least",
+        )
+    return WorkerResources(cores=cores)

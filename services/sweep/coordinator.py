@@ -1,0 +1,316 @@
+"""A coordinator: one job's progress, from its spec to its durable points and its report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from services.sweep import meters
+from services.sweep.plan import Plan
+from services.sweep.report import write_summary
+from services.sweep.schedule import Schedule, Shard
+from visage_core.errors import InputError
+from visage_core.grid import Point, points
+from visage_core.landscape import estimate
+from visage_core.metrics import Interval, asr
+from visage_core.results import (
+    Measurement,
+    PointResult,
+    Results,
+    ResultsError,
+    as_floats,
+    by_prompt_set,
+)
+from visage_core.spec import differences
+
+# A process that was killed a moment ago may still hold the folder's lease.
+LEASE_SECONDS = 20.0
+Verdicts = NDArray[np.float16]
+WORKING, DONE, ENDED_EARLY, CANCELLED, FAILED = "working", "done", "ended early", "cancelled", "failed"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. `estimate` is what VISAGE of the first prompt set will probably be."""
+
+    revision: int
+    state: str
+    points: int
+    done: int
+    failed: int
+    eta_seconds: float | None
+    worker_seconds: float
+    tokens: int
+    latest: tuple[Point, float | None] | None
+    estimate: Interval | None
+    error: InputError | None
+
+
+class Coordinator:
+    """Owns one job: hands out its points, writes finished ones to the disk before it acknowledges them, and
+    knows how far it is. A Ray actor runs it, on the node that has the results folder.
+
+    Without `report` it leaves the points as they came. `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, stop_when: float | None = None, report: bool = True) -> None:
+        self._plan = plan
+        self._results = Results(folder)
+        self._lease = FileLock(folder / ".lock", thread_local=False)
+        self._stop_when = stop_when
+        self._report = report
+        self._sizes = [len(part.prompts) for part in plan.prompts]
+        keep = plan.spec.keep_responses
+        self._kept_prompts = [part.prompts for part in plan.prompts] if keep else None
+        self._all = points(plan.spec)
+        self._schedule = Schedule([], 0)
+        self._state = WORKING
+        self._error: InputError | None = None
+        self._revision = 0
+        self._changed = asyncio.Condition()
+        self._done = 0
+        self._unwritten: list[tuple[list[PointResult], asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._verdicts: dict[Point, Verdicts] = {}  # of the first prompt set, for the estimate
+        self._estimate: Interval | None = None
+        self._next_estimate = 0.0
+        self._latest: tuple[Point, float | None] | None = None
+        self._tokens, self._worker_seconds = 0, 0.0
+        self._begun, self._measured = time.monotonic(), 0
+
+    async def open(self) -> None:
+        """Take the folder's lease and find out what is left. Raises ResultsError where another coordinator
+        is at work in it, or where it holds another job."""
+        self._results.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            await asyncio.to_thread(self._lease.acquire, timeout=LEASE_SECONDS)
+        except Timeout:
+            raise ResultsError(
+                "out",
+                f"another process is measuring in {self._results.folder}",
+                "Wait for it, or use another folder",
+            ) from None
+        require_same_job(self._results, self._plan)
+        for name, document in _documents(self._plan).items():
+            if self._results.read_json(name) is None:
+                self._results.write_json(name, document)
+        table = await asyncio.to_thread(self._results.points)
+        for row in table.to_pylist():
+            if row["prompt_set"] == 0:
+                place = Point(row["seed"], row["alpha"], row["beta"])
+                self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
+        done = self._results.done()
+        self._done = len(done)
+        self._schedule = Schedule([p for p in self._all if p not in done], sum(self._sizes))
+        self._begun = time.monotonic()
+        await self._settle()
+
+    def next(self, workers: int, ahead: bool = False) -> Shard | None:
+        """The next piece of work for one of `workers`; None where there is none now."""
+        shard = self._schedule.take(workers, ahead)
+        meters.queue_depth.set(self._schedule.left)
+        return shard
+
+    async def finished(self, shard: Shard, measurement: Measurement) -> None:
+        """Take in a worker's result. Once a point is whole it is on the disk when this returns."""
+        pieces = self._schedule.finish(shard, measurement)
+        meters.measured(measurement)
+        self._tokens += sum(response.tokens for response in measurement.responses)
+        self._worker_seconds += (
+            measurement.move_seconds + measurement.generate_seconds + measurement.judge_seconds
+        )
+        if pieces is not None:
+            results = by_prompt_set(pieces, self._sizes)
+            await self._write(results)
+            self._done += 1
+            self._measured += 1
+            verdicts = as_floats(results[0].verdicts)
+            self._verdicts[shard.point] = verdicts.astype(np.float16)
+            rate = asr(verdicts)
+            self._latest = (shard.point, None if rate is None else rate.value)
+            meters.points.inc()
+        await self._settle()
+
+    async def lost(self, shard: Shard, reason: str, blamed: bool, smaller_batch: bool = False) -> None:
+        """Take a piece back from a worker that failed; `blamed` where the piece may be the cause."""
+        meters.retries.inc()
+        self._schedule.put_back(shard, reason, blamed=blamed, smaller_batch=smaller_batch)
+        await self._settle()
+
+    def left(self) -> int:
+        """How many pieces wait for a worker."""
+        return self._schedule.left
+
+    def reclaim(self) -> None:
+        """Take back all that is under way: the pool that was at it is gone."""
+        self._schedule.reclaim()
+
+    async def abort(self, error: InputError) -> None:
+        """End the job: it cannot be measured at all. Its finished points stay."""
+        self._error = self._error or error
+        await self._end(FAILED)
+
+    async def cancel(self) -> None:
+        """End the job; its finished points stay."""
+        await self._end(CANCELLED)
+
+    def progress(self) -> Progress:
+        """How far the job is."""
+        left = len(self._all) - self._done - len(self._schedule.failed)
+        pace = (time.monotonic() - self._begun) / self._measured if self._measured else None
+        return Progress(
+            revision=self._revision,
+            state=self._state,
+            points=len(self._all),
+            done=self._done,
+            failed=len(self._schedule.failed),
+            eta_seconds=None if pace is None else pace * left,
+            worker_seconds=self._worker_seconds,
+            tokens=self._tokens,
+            latest=self._latest,
+            estimate=self._estimate,
+            error=self._error,
+        )
+
+    async def changed(self, since: int, timeout: float) -> Progress:
+        """The progress, as soon as it is another than at revision `since`, or after `timeout` seconds."""
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self._changed.wait_for(lambda: self._revision != since), timeout=timeout
+                )
+        return self.progress()
+
+    async def _write(self, results: list[PointResult]) -> None:
+        """Write a point; points that come while the disk is busy are written together."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.append((results, written))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_all())
+        await written
+
+    async def _write_all(self) -> None:
+        while self._unwritten:
+            batch, self._unwritten = self._unwritten, []
+            rows = [result for results, _ in batch for result in results]
+            try:
+                await asyncio.to_thread(self._results.add, rows, self._kept_prompts)
+            except Exception as error:  # a disk fails in many ways, and no result may be lost in silence
+                problem = _disk_error(self._results.folder, error)
+                for _, written in batch:
+                    written.set_exception(problem)
+                self._error = problem
+                self._end(FAILED)
+            else:
+                for _, written in batch:
+                    written.set_result(None)
+
+    async def _settle(self) -> None:
+        """Tell what has changed, and finish the job where nothing is left."""
+        if time.monotonic() >= self._next_estimate:
+            await self._reckon()
+        self._revision += 1
+        if self._schedule.over:
+            self._end(DONE)
+        elif self._narrow_enough():
+            self._end(ENDED_EARLY)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _reckon(self) -> None:
+        """Bring the estimate up to date; not more often than a twentieth of the time allows."""
+        self._next_estimate = float("inf")  # not twice at the same time
+        begin = time.monotonic()
+        self._estimate = await asyncio.to_thread(estimate, self._plan.spec, dict(self._verdicts))
+        spent = time.monotonic() - begin
+        self._next_estimate = time.monotonic() + max(0.5, 20 * spent)
+
+    def _narrow_enough(self) -> bool:
+        interval = self._estimate
+        return (
+            self._stop_when is not None
+            and interval is not None
+            and interval.high - interval.low < self._stop_when
+        )
+
+    def _end(self, state: str) -> asyncio.Task[None]:
+        """Begin to finish the job, unless that has begun."""
+        if self._finishing is None:
+            failed = dict(self._schedule.failed)
+            self._schedule.stop()
+            self._finishing = asyncio.create_task(self._finish(state, failed))
+        return self._finishing
+
+    async def _finish(self, state: str, failed: dict[Point, str]) -> None:
+        """Merge what is there, write the report, and give the folder back."""
+        if state != FAILED:
+            try:
+                if self._writing is not None:
+                    await self._writing
+                self._results.write_json(
+                    "run.json",
+                    {
+                        "state": state,
+                        "stop_when": self._stop_when,
+                        "failed": [
+                            {"seed": p.seed, "alpha": p.alpha, "beta": p.beta, "reason": reason}
+                            for p, reason in failed.items()
+                        ],
+                        "tokens": self._tokens,
+                        "worker_seconds": round(self._worker_seconds, 3),
+                    },
+                )
+                if state == DONE:
+                    await self._reckon()
+                if state in (DONE, ENDED_EARLY) and self._report:
+                    await asyncio.to_thread(self._results.merge)
+                    await asyncio.to_thread(write_summary, self._results.folder)
+            except Exception as error:
+                self._error = _disk_error(self._results.folder, error)
+                state = FAILED
+        self._lease.release()
+        self._state = state
+        self._revision += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def require_same_job(results: Results, plan: Plan) -> None:
+    """Refuse a folder that holds another job, saying how it differs. Raises ResultsError."""
+    for name, document in _documents(plan).items():
+        before = results.read_json(name)
+        if before is not None and (changes := differences(_same_parts(before), _same_parts(document))):
+            raise ResultsError(
+                "out",
+                f"{results.folder} holds another landscape: {'; '.join(changes)}",
+                "Use another folder, or run with what that folder was begun with",
+            )
+
+
+def _documents(plan: Plan) -> dict[str, dict[str, object]]:
+    return {"spec.json": plan.spec.model_dump(mode="json"), "inputs.json": plan.inputs}
+
+
+def _same_parts(document: dict[str, object]) -> dict[str, object]:
+    """What may not change within a job: all but the resources, which change no result."""
+    return {name: value for name, value in document.items() if name != "resources"}
+
+
+def _disk_error(folder: Path, error: Exception) -> ResultsError:
+    if isinstance(error, ResultsError):
+        return error
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ResultsError(
+        "out",
+        f"{folder} cannot be written: {'the disk is full' if full else error}",
+        "Free some space" if full else "Mend the disk, and run the same command again",
+    )

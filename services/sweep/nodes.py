@@ -1,0 +1,93 @@
+"""Files on a node: what one machine of a cluster has, the others fetch once and keep."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock
+
+from services.sweep.models import FILES
+from visage_core.paths import cache_dir
+
+CHUNK = 64 * 2**20
+AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A checkpoint's folder on the node where a job was planned. `digest` names its content."""
+
+    path: str
+    digest: str
+    files: tuple[tuple[str, int, int], ...]  # name, size, time of change in ns
+    node: str = ""
+
+    @classmethod
+    def of(cls, path: Path, digest: str) -> Folder:
+        """The files of a folder that make a model: no others leave the machine."""
+        found = [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+            for file in sorted(path.iterdir())
+            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in FILES)
+        ]
+        return cls(str(path), digest, tuple(found))
+
+    def is_here(self, node: str) -> bool:
+        """Whether this node has the very files: it is their own, or shares its disk."""
+        if node == self.node:
+            return True
+        paths = [(Path(self.path) / name, size, changed) for name, size, changed in self.files]
+        return all(
+            path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns) == (size, changed)
+            for path, size, changed in paths
+        )
+
+
+class FileServer:
+    """Reads pieces of some folders' files for other nodes; a Ray actor on the node that has them."""
+
+    def __init__(self, folders: list[Folder]) -> None:
+        self._files = {
+            (folder.digest, name): Path(folder.path) / name
+            for folder in folders
+            for name, _, _ in folder.files
+        }
+
+    def read(self, digest: str, name: str, offset: int) -> bytes:
+        """Up to CHUNK bytes of a file. Raises KeyError for a file that it does not serve."""
+        with self._files[digest, name].open("rb") as file:
+            file.seek(offset)
+            return file.read(CHUNK)
+
+
+def folder_here(folder: Folder, server: Any) -> Path:
+    """The folder on this node: itself where it is here, else a copy in the cache, which is fetched once a
+    node whatever the number of its workers."""
+    if folder.is_here(ray.get_runtime_context().get_node_id()):
+        return Path(folder.path)
+    copy = cache_dir() / "models" / folder.digest
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(copy.with_suffix(".lock")):
+        if not copy.is_dir():
+            partial = copy.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            for name, size, _ in folder.files:
+                _fetch(server, folder.digest, name, size, partial / name)
+            partial.rename(copy)
+    return copy
+
+
+def _fetch(server: Any, digest: str, name: str, size: int, path: Path) -> None:
+    offsets = list(range(0, size, CHUNK))
+    pending = [server.read.remote(digest, name, offset) for offset in offsets[:AHEAD]]
+    with path.open("wb") as file:
+        for number in range(len(offsets)):
+            file.write(ray.get(pending.pop(0)))
+            if number + AHEAD < len(offsets):
+                pending.append(server.read.remote(digest, name, offsets[number + AHEAD]))

@@ -1,0 +1,310 @@
+"""The pool: warm workers, and whose work each of them does next."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from services.sweep import meters
+from services.sweep.schedule import Shard
+from services.sweep.worker import CONCURRENCY, EngineStartError, OutOfMemoryError, Place, Worker
+from visage_core.errors import InputError
+
+DIED = (RayActorError, ActorDiedError, WorkerCrashedError)
+# Nothing is missed that is told of; this only bounds what a lost message costs.
+LOOK_AGAIN_SECONDS = 2.0
+# A job whose engine does not even start for so many workers in a row is given up.
+START_TRIES = 3
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """What each worker of a pool gets: GPUs (one a tensor-parallel rank), else CPU cores."""
+
+    cores: int
+    gpus: int = 0
+
+
+@dataclass
+class Job:
+    """A job of the pool: its coordinator, and its plan and file server as the workers get them."""
+
+    name: str
+    coordinator: Any
+    plan: Any
+    server: Any
+    engine_key: str
+    priority: int = 0
+    failed_starts: int = 0
+
+
+@dataclass
+class _Seat:
+    """A place for a worker. The one that dies or serves another architecture is followed by a new one."""
+
+    actor: Any = None
+    group: Any = None
+    place: Place | None = None
+    cores: list[int] | None = None
+    engine_key: str | None = None
+    prepared: set[str] = field(default_factory=set)
+    under_way: list[Shard] = field(default_factory=list)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Pool:
+    """Keeps workers fed: one shard at work and one lying ready for each, jobs in turn by priority.
+
+    A Ray actor runs it. Engines outlive jobs: a worker takes any job whose engine key is its own, and is
+    replaced to serve another only where it would be idle, or where a job has no worker and its kind of
+    engine has several.
+    """
+
+    def __init__(self, workers: int, resources: WorkerResources, worker: type = Worker) -> None:
+        self._resources = resources
+        self._worker = worker
+        self._jobs: list[Job] = []
+        self._news = asyncio.Event()
+        self._seats = [_Seat() for _ in range(workers)]
+        self._keepers: list[asyncio.Future[None]] = []
+
+    async def open(self) -> None:
+        """Begin to hire workers."""
+        self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
+
+    async def submit(self, job: Job) -> None:
+        """Take in a job; one of the same name is replaced (its coordinator is another)."""
+        self._jobs = [other for other in self._jobs if other.name != job.name]
+        self._jobs.append(job)
+        for seat in self._seats:
+            seat.prepared.discard(job.name)
+        self._wake()
+
+    async def withdraw(self, name: str) -> None:
+        """Drop a job: what is under way for it ends within seconds, and the engines stay warm."""
+        self._jobs = [job for job in self._jobs if job.name != name]
+        for seat in self._seats:
+            if name in seat.prepared:
+                seat.prepared.discard(name)
+                seat.actor.cancel.remote(name)
+        if not self._jobs:
+            await asyncio.gather(
+                *(seat.actor.rest.remote() for seat in self._seats if seat.engine_key is not None),
+                return_exceptions=True,
+            )
+
+    async def state(self) -> dict[str, Any]:
+        """Who is there: a line for each worker, and the jobs."""
+        return {
+            "workers": [
+                {
+                    "node": seat.place and seat.place.node,
+                    "engine": seat.engine_key,
+                    "under_way": len(seat.under_way),
+                }
+                for seat in self._seats
+            ],
+            "jobs": [job.name for job in self._jobs],
+        }
+
+    async def workers(self) -> list[Any]:
+        """The workers that are there."""
+        return [seat.actor for seat in self._seats if seat.place is not None]
+
+    async def _keep(self, seat: _Seat) -> None:
+        while True:
+            await self._hire(seat)
+            feeders = [asyncio.ensure_future(self._feed(seat, ahead)) for ahead in (False, True)]
+            await asyncio.wait(feeders, return_when=asyncio.FIRST_COMPLETED)
+            # The worker is gone or is to go; the other feeder learns it by its own call, or waits for work.
+            self._dismiss(seat)
+            for feeder in feeders:
+                feeder.cancel()
+            await asyncio.gather(*feeders, return_exceptions=True)
+
+    async def _hire(self, seat: _Seat) -> None:
+        """Start a worker's process, as soon as a node has room for it."""
+        options: dict[str, Any] = {"concurrency_groups": CONCURRENCY, "max_restarts": 0}
+        if self._resources.gpus > 1:
+            # A bundle for each tensor-parallel rank; vLLM places its ranks in the group of its actor.
+            bundles = [{"GPU": 1, "CPU": 1}] * self._resources.gpus
+            seat.group = placement_group(bundles, strategy="PACK")
+            options |= {
+                "num_cpus": 1,
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                    seat.group, placement_group_capture_child_tasks=True
+                ),
+            }
+        elif self._resources.gpus:
+            options |= {"num_gpus": 1, "num_cpus": 1}
+        else:
+            options |= {"num_cpus": self._resources.cores}
+        while seat.place is None:
+            seat.actor = ray.remote(**options)(self._worker).remote()
+            try:
+                place: Place = await seat.actor.place.remote()
+            except DIED:
+                await asyncio.sleep(1)
+                continue
+            seat.cores = self._free_cores(place)
+            seat.place = place
+
+    def _free_cores(self, place: Place) -> list[int] | None:
+        """CPU cores of a node that no other worker of the pool is bound to; None with GPUs."""
+        if self._resources.gpus:
+            return None
+        taken: set[int] = set()
+        for seat in self._seats:
+            if seat.place is not None and seat.place.node == place.node:
+                taken |= set(seat.cores or ())
+        free = [core for core in place.cores if core not in taken]
+        # Where Ray was told of more cores than there are, workers share them.
+        return (free or list(place.cores))[: self._resources.cores]
+
+    def _dismiss(self, seat: _Seat) -> None:
+        ray.kill(seat.actor)
+        if seat.group is not None:
+            remove_placement_group(seat.group)
+        seat.actor = seat.group = seat.place = seat.cores = seat.engine_key = None
+        seat.prepared.clear()
+
+    async def _feed(self, seat: _Seat, ahead: bool) -> None:
+        """Give a worker one shard after another; returns when the worker has to be replaced."""
+        while True:
+            found = await self._find(seat, ahead)
+            if found is None:
+                return
+            job, shard = found
+            seat.under_way.append(shard)
+            try:
+                alive = await self._measure(seat, job, shard)
+            finally:
+                seat.under_way.remove(shard)
+            self._wake()
+            if not alive:
+                return
+
+    async def _measure(self, seat: _Seat, job: Job, shard: Shard) -> bool:
+        """Have a shard measured; tells whether the worker can go on."""
+        # Only what the engine is at work on can be the cause of its end.
+        at_work = seat.under_way[0] is shard
+        try:
+            await self._prepare(seat, job)
+            measurement = await seat.actor.measure.remote(job.name, shard)
+        except DIED:
+            await self._tell(job, "lost", shard, "the worker's process ended", at_work)
+            return False
+        except RayTaskError as error:
+            cause = error.cause
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            memory = isinstance(cause, OutOfMemoryError)
+            await self._tell(job, "lost", shard, reason, at_work, memory)
+            # What an engine is worth after an error nobody knows; a new one is sure.
+            return False
+        except asyncio.CancelledError:
+            # The other feeder found the worker dead.
+            await asyncio.shield(self._tell(job, "lost", shard, "the worker's process ended", at_work))
+            raise
+        if measurement is not None:
+            await self._tell(job, "finished", shard, measurement)
+        return True
+
+    async def _prepare(self, seat: _Seat, job: Job) -> None:
+        """Get a worker ready for a job; where the job cannot be measured at all, its coordinator is told."""
+        async with seat.lock:
+            if job.name in seat.prepared:
+                return
+            starts = seat.engine_key is None
+            try:
+                await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
+            except RayTaskError as error:
+                if not isinstance(error.cause, InputError):
+                    raise
+                job.failed_starts += 1
+                if job.failed_starts >= START_TRIES or not isinstance(error.cause, EngineStartError):
+                    await self._tell(job, "abort", error.cause)
+                raise
+            if starts:
+                meters.engine_starts.inc()
+            job.failed_starts = 0
+            seat.engine_key = job.engine_key
+            seat.prepared.add(job.name)
+        self._wake()
+
+    async def _find(self, seat: _Seat, ahead: bool) -> tuple[Job, Shard] | None:
+        """The next shard for a worker; None where it should make room for another kind of engine."""
+        while True:
+            news = self._news
+            if not ahead and self._should_make_room(seat):
+                return None
+            # Nothing lies ready for a worker before it is known which engine it has.
+            for job in [] if ahead and seat.engine_key is None else self._in_turn(seat):
+                shard = await self._take(job, ahead)
+                if shard is not None:
+                    if job in self._jobs:  # to the end of the line
+                        self._jobs.remove(job)
+                        self._jobs.append(job)
+                    return job, shard
+            if not ahead and not seat.under_way and await self._other_kind_waits(seat):
+                return None
+            try:
+                await asyncio.wait_for(news.wait(), LOOK_AGAIN_SECONDS)
+            except TimeoutError:
+                continue
+
+    async def _take(self, job: Job, ahead: bool) -> Shard | None:
+        """The next shard of a job; one that comes too late for a feeder that is being ended goes back."""
+        asking = asyncio.ensure_future(self._tell(job, "next", self._serving(job), ahead))
+        try:
+            shard: Shard | None = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            if (late := await asking) is not None:
+                await self._tell(job, "lost", late, "the worker's process ended", False)
+            raise
+        return shard
+
+    def _in_turn(self, seat: _Seat) -> list[Job]:
+        """The jobs that a worker may serve, the one first that is next."""
+        mine = [job for job in self._jobs if seat.engine_key in (None, job.engine_key)]
+        return sorted(mine, key=lambda job: -job.priority)
+
+    def _serving(self, job: Job) -> int:
+        """How many workers there are for a job."""
+        return max(
+            1, sum(s.place is not None and s.engine_key in (None, job.engine_key) for s in self._seats)
+        )
+
+    def _should_make_room(self, seat: _Seat) -> bool:
+        """Whether a job finds no worker while there are several of this worker's kind."""
+        if seat.engine_key is None or seat.under_way:
+            return False
+        served = {other.engine_key for other in self._seats}
+        starved = None not in served and any(job.engine_key not in served for job in self._jobs)
+        return starved and sum(other.engine_key == seat.engine_key for other in self._seats) > 1
+
+    async def _other_kind_waits(self, seat: _Seat) -> bool:
+        others = [job for job in self._jobs if seat.engine_key not in (None, job.engine_key)]
+        left = [await self._tell(job, "left") for job in others]
+        return any(left)
+
+    async def _tell(self, job: Job, method: str, *arguments: Any) -> Any:
+        """Call a job's coordinator. A dead one ends the job here: a new one comes with a new submission."""
+        try:
+            return await getattr(job.coordinator, method).remote(*arguments)
+        except DIED:
+            self._jobs = [other for other in self._jobs if other is not job]
+        except RayTaskError as error:
+            # The coordinator has ended the job by itself, for it could not write.
+            if not isinstance(error.cause, InputError):
+                raise
+        return None
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,65 @@
+"""The report of a results folder: its summary and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from visage_core.landscape import SUMMARY_VERSION, Landscape
+from visage_core.plots import landscape_figure, write_figure
+from visage_core.results import Results, ResultsError
+from visage_core.spec import InterpolationDirection, LandscapeSpec, parse_spec
+
+
+def load_landscapes(out: Path) -> list[Landscape]:
+    """The landscapes in a results folder, one a prompt set, finished or not. Raises ResultsError."""
+    results = Results(out)
+    document = results.read_json("spec.json")
+    if document is None:
+        raise ResultsError("out", f"{out} holds no landscape", "Give the folder of a `visage run`")
+    spec, table = parse_spec(document), results.points()
+    return [Landscape(spec, table, number) for number in range(len(spec.prompts))]
+
+
+def write_summary(out: Path) -> None:
+    """Write summary.json of a results folder, finished or not. Raises ResultsError."""
+    landscapes = load_landscapes(out)
+    results = Results(out)
+    run = results.read_json("run.json") or {"state": "working", "failed": []}
+    summaries = [landscape.summary() for landscape in landscapes]
+    summary: dict[str, Any] = {
+        "summary_version": SUMMARY_VERSION,
+        "landscapes": summaries,
+        "run": run,
+        "inputs": results.read_json("inputs.json"),
+        "spec": landscapes[0].spec.model_dump(mode="json"),
+    }
+    results.write_json("summary.json", summary)
+
+
+def write_figures(out: Path) -> None:
+    """Draw the landscapes of a results folder whose summary is written. Raises ResultsError."""
+    summary = Results(out).read_json("summary.json")
+    assert summary is not None
+    for number, landscape in enumerate(load_landscapes(out)):
+        figure = landscape_figure(landscape, _title(landscape, summary["landscapes"][number]))
+        name = "landscape" if number == 0 else f"landscape-{number + 1}"
+        write_figure(figure, out / f"{name}.html", out / f"{name}.png")
+
+
+def _title(landscape: Landscape, summary: dict[str, Any]) -> str:
+    spec = landscape.spec
+    title = _model_name(spec)
+    if len(spec.prompts) > 1:
+        title += f", {landscape.prompts.name}"
+    score = summary["visage"]
+    if score is None:
+        return f"{title}: {summary['points']['measured']} of {summary['points']['expected']} points"
+    return f"{title}: VISAGE {score['value']:.1f} (95 %: {score['low']:.1f} to {score['high']:.1f})"
+
+
+def _model_name(spec: LandscapeSpec) -> str:
+    name = Path(spec.model).name
+    if isinstance(spec.axis.direction, InterpolationDirection):
+        name += f" → {Path(spec.axis.direction.to).name}"
+    return name

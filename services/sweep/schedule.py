@@ -1,0 +1,126 @@
+"""Which piece of a landscape comes next: points, the parts that they are split into, and their failures.
+
+Plain bookkeeping without clock, network or disk, so that it can be tested by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from visage_core.grid import Point
+from visage_core.results import Measurement
+
+TRIES = 3
+# A point is not split into parts of fewer prompts: a move of the weights would cost more than it saves.
+SMALLEST_PART = 8
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The prompts `begin` to `end` at a point, counted over all prompt sets one after another.
+
+    `batch` is how many of them are generated at a time, None for as many as the engine takes.
+    """
+
+    point: Point
+    begin: int
+    end: int
+    batch: int | None = None
+
+
+@dataclass
+class _Open:
+    """A point that was begun: how many prompts are measured, and how often a worker failed on it."""
+
+    tries: int = 0
+    measured: dict[int, Measurement] = field(default_factory=dict)
+
+
+class Schedule:
+    """The points that are left of a landscape. `failed` has those that were given up, with the reason."""
+
+    def __init__(self, todo: Iterable[Point], prompts: int) -> None:
+        self._points = deque(todo)
+        self._prompts = prompts
+        self._waiting: deque[Shard] = deque()
+        self._open: dict[Point, _Open] = {}
+        self._out: dict[tuple[Point, int], Shard] = {}
+        self.failed: dict[Point, str] = {}
+
+    @property
+    def left(self) -> int:
+        """How many pieces wait to be handed out."""
+        return len(self._points) + len(self._waiting)
+
+    @property
+    def over(self) -> bool:
+        """Whether every point is measured or given up."""
+        return not (self._points or self._open)
+
+    def take(self, workers: int, ahead: bool = False) -> Shard | None:
+        """The next piece for one of `workers`, None where there is none now.
+
+        `ahead` asks for one to lie ready while the worker is busy; the last pieces are kept for workers
+        that are idle. Where fewer points than workers are left, a point is split by its prompts.
+        """
+        if ahead and self.left < workers:
+            return None
+        if not self._waiting and self._points:
+            self._begin(self._points.popleft(), workers)
+        if not self._waiting:
+            return None
+        shard = self._waiting.popleft()
+        self._out[shard.point, shard.begin] = shard
+        return shard
+
+    def finish(self, shard: Shard, measurement: Measurement) -> list[Measurement] | None:
+        """Take in a piece's result; gives all pieces of the point, in their order, once they are there."""
+        point = self._open.get(shard.point)
+        self._out.pop((shard.point, shard.begin), None)
+        if point is None:
+            return None  # given up or stopped meanwhile
+        point.measured[shard.begin] = measurement
+        if sum(len(piece.verdicts) for piece in point.measured.values()) < self._prompts:
+            return None
+        del self._open[shard.point]
+        return [point.measured[begin] for begin in sorted(point.measured)]
+
+    def put_back(
+        self, shard: Shard, reason: str, *, blamed: bool = True, smaller_batch: bool = False
+    ) -> None:
+        """Have a piece done again, after `TRIES` failures that are its own (`blamed`) give the point up."""
+        point = self._open.get(shard.point)
+        if self._out.pop((shard.point, shard.begin), None) is None or point is None:
+            return
+        point.tries += blamed
+        if point.tries >= TRIES:
+            self.failed[shard.point] = reason
+            del self._open[shard.point]
+            self._waiting = deque(other for other in self._waiting if other.point != shard.point)
+            return
+        if smaller_batch:
+            size = shard.batch or shard.end - shard.begin
+            shard = replace(shard, batch=max(1, size // 2))
+        self._waiting.append(shard)
+
+    def reclaim(self) -> None:
+        """Have all that is under way done again: those who were at it are gone."""
+        for shard in list(self._out.values()):
+            self.put_back(shard, "the workers are gone", blamed=False)
+
+    def stop(self) -> None:
+        """Hand out nothing more, and forget what is under way."""
+        self._out.clear()
+        self._points.clear()
+        self._waiting.clear()
+        self._open.clear()
+
+    def _begin(self, point: Point, workers: int) -> None:
+        self._open[point] = _Open()
+        parts = max(1, workers // (len(self._points) + 1))
+        parts = max(1, min(parts, self._prompts // SMALLEST_PART))
+        edges = [self._prompts * part // parts for part in range(parts + 1)]
+        self._waiting += [Shard(point, begin, end) for begin, end in itertools.pairwise(edges)]

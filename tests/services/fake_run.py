@@ -1,0 +1,18 @@
+"""A driver with fake workers: fake_run ADDRESS OUT SPEC. Prints how many points are finished."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from services.sweep.cluster import cluster, this_node
+from services.sweep.run import Run
+from tests.services.fakes import FakeWorker, fake_plan
+
+if __name__ == "__main__":
+    address, out, document = sys.argv[1:]
+    with cluster(address):
+        plan = fake_plan(**json.loads(document)).on_node(this_node())
+        for progress in Run(plan, Path(out), worker=FakeWorker):
+            print(progress.done, flush=True)
