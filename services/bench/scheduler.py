@@ -29,14 +29,12 @@ def bench_scheduler() -> Report:
     """A thousand fake workers and a hundred thousand points through a real coordinator."""
     with tempfile.TemporaryDirectory() as folder:
         rate, handed_out, growth, lag = asyncio.run(_feed_fake_workers(Path(folder)))
-        durable = len(Results(Path(folder)).done())
+        durable = 100 * len(Results(Path(folder)).done()) / handed_out
     return Report(
         "scheduler",
         [
             Figure("points handed out and made durable", rate, "a second", 1000, at_least=True),
-            Figure(
-                "durable points of those acknowledged", 100 * durable / handed_out, "%", 100, at_least=True
-            ),
+            Figure("durable points of those acknowledged", durable, "%", 100, at_least=True),
             Figure("memory growth over the second half", growth, "MiB", 100),
             Figure("longest wait for the disk", lag, "s", 5.0),
             Figure("workers (fake)", WORKERS, ""),

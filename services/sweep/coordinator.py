@@ -58,7 +58,8 @@ class Coordinator:
     """Owns one job: hands out its points, writes finished ones to the disk before it acknowledges them, and
     knows how far it is. A Ray actor runs it, on the node that has the results folder.
 
-    Without `report` it leaves the points as they came. `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower.
+    `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower. Without `report`
+    the points stay as they came.
     """
 
     def __init__(self, plan: Plan, folder: Path, stop_when: float | None = None, report: bool = True) -> None:
