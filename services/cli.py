@@ -79,7 +79,8 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Engines at the same time.")] = None,
     cores: Annotated[int | None, typer.Option(help="CPU cores of a worker, where there is no GPU.")] = None,
     address: Annotated[
-        str, typer.Option(help="The Ray cluster: local (one of its own), auto, or HOST:PORT.")
+        str,
+        typer.Option(help="The Ray cluster: local (one of its own), auto, HOST:PORT, or ray://HOST:PORT."),
     ] = "local",
     stop_when: Annotated[
         str | None,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +66,7 @@ RESPONSES = pa.schema(
     metadata={"visage.schema_version": str(SCHEMA_VERSION)},
 )
 READ_TRIES = 5
+PART_NAME = re.compile(r"(points|responses)_[0-9a-f]+\.parquet")
 PLACE = ["seed", "alpha", "beta", "prompt_set"]
 
 
@@ -184,6 +186,21 @@ class Results:
         """The points that need not be measured again."""
         columns = self.points().select(PLACE[:3]).to_pydict().values()
         return {Point(*place) for place in zip(*columns, strict=True)}
+
+    def parts(self, known: Collection[str] = ()) -> dict[str, bytes]:
+        """The files of finished points that are not merged yet, by name, without those that are `known`.
+        What was written first comes first, so that responses come before their points."""
+        files = sorted(self._parts.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+        return {path.name: path.read_bytes() for path in files if path.name not in known}
+
+    def add_part(self, name: str, content: bytes) -> None:
+        """Take in a file of another folder's `parts`. Raises ResultsError for a name that is none."""
+        if not PART_NAME.fullmatch(name):
+            raise ResultsError(
+                "out", f"{name!r} is no file of finished points", "Use files of a results folder"
+            )
+        self._parts.mkdir(parents=True, exist_ok=True)
+        _replace(self._parts / name, lambda partial: partial.write_bytes(content))
 
     def merge(self) -> None:
         """Gather the parts into points.parquet and responses.parquet."""

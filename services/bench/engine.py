@@ -87,13 +87,14 @@ def _measured_here(plan: Plan) -> float:
         worker = on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
         ray.get(worker.prepare.remote("bench", plan.on_node(this_node()), None, None))
         shards = [Shard(point, 0, len(plan.tokens)) for point in (Point(None, 0.0), Point(SEED, EDGE))]
-        # The first round warms up; a sweep is many points long.
-        for _ in range(2):
+        rounds = []
+        for _ in range(4):
             begin = time.perf_counter()
             for shard in shards:
                 ray.get(worker.measure.remote("bench", shard))
-            seconds = time.perf_counter() - begin
-        return seconds
+            rounds.append(time.perf_counter() - begin)
+        # The first round warms up; a sweep is many points long.
+        return statistics.median(rounds[1:])
 
 
 def _reference_procedure(plan: Plan, alpha: float) -> float:

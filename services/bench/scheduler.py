@@ -1,7 +1,8 @@
 """`visage bench scheduler`: how many points a second one coordinator hands out and makes durable.
 
 The workers are fake: a thousand tasks that answer at once. The coordinator, its schedule and its files are
-the real ones, without Ray's calls between them.
+the real ones, without Ray's calls between them. What those calls cost is measured beside it, with a real
+pool and two fake workers as Ray actors.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import ray
 
 from services.bench import Figure, Report
+from services.sweep.cluster import cluster, this_node
 from services.sweep.coordinator import Coordinator
 from services.sweep.nodes import Folder
 from services.sweep.plan import Plan, versions
+from services.sweep.run import Run
 from services.sweep.schedule import Shard
+from services.sweep.worker import Place
 from visage_core.prompts import PromptSet
 from visage_core.results import Measurement, Response, Results
 from visage_core.spec import parse_spec
 
 WORKERS, POINTS, PROMPTS = 1_000, 100_001, 80
+POINTS_THROUGH_RAY = 5_001
 MIB = 2**20
 
 
@@ -30,6 +38,7 @@ def bench_scheduler() -> Report:
     with tempfile.TemporaryDirectory() as folder:
         rate, handed_out, growth, lag = asyncio.run(_feed_fake_workers(Path(folder)))
         durable = 100 * len(Results(Path(folder)).done()) / handed_out
+    through_ray = _points_a_second_through_ray()
     return Report(
         "scheduler",
         [
@@ -39,7 +48,8 @@ def bench_scheduler() -> Report:
             Figure("longest wait for the disk", lag, "s", 5.0),
             Figure("workers (fake)", WORKERS, ""),
             Figure("points", handed_out, ""),
-            Figure("workers that one coordinator feeds, at 2 s a point", 2 * rate, ""),
+            Figure("points through Ray's calls, two fake workers", through_ray, "a second"),
+            Figure("workers that one pool feeds, at 2 s a point", 2 * through_ray, ""),
         ],
         versions(),
     )
@@ -47,7 +57,7 @@ def bench_scheduler() -> Report:
 
 async def _feed_fake_workers(folder: Path) -> tuple[float, int, float, float]:
     """Points a second, points, MiB of memory that the second half of them took, and the longest wait."""
-    coordinator = Coordinator(_plan(), folder, report=False)
+    coordinator = Coordinator(_plan(POINTS, WORKERS), folder, report=False)
     await coordinator.open()
     response = Response("", 16, "verdict", 40)
     acknowledged = 0
@@ -73,6 +83,39 @@ async def _feed_fake_workers(folder: Path) -> tuple[float, int, float, float]:
     return POINTS / seconds, POINTS, growth, longest
 
 
+class FakeWorker:
+    """Answers as `services.sweep.worker.Worker` does, at once and from nothing."""
+
+    def place(self) -> Place:
+        return Place(ray.get_runtime_context().get_node_id(), (0,))
+
+    def cancel(self, name: str) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
+        pass
+
+    def measure(self, name: str, shard: Shard) -> Measurement:  # noqa: ARG002
+        return _answer(shard, Response("", 16, "verdict", 40), shard.end - shard.begin)
+
+
+def _points_a_second_through_ray() -> float:
+    """From the first point to the last: before it, workers start."""
+    with tempfile.TemporaryDirectory() as folder, cluster("local"):
+        plan = _plan(POINTS_THROUGH_RAY, workers=2).on_node(this_node())
+        first = None
+        for progress in Run(plan, Path(folder), worker=FakeWorker):
+            if first is None and progress.done:
+                first, begun = time.perf_counter(), progress.done
+            if progress.done == progress.points:
+                break
+        assert first is not None
+        return (progress.done - begun) / (time.perf_counter() - first)
+
+
 def _answer(shard: Shard, response: Response, count: int) -> Measurement:
     verdicts = tuple(number % 3 == 0 for number in range(count))
     return Measurement(shard.point, verdicts, (response,) * count, 0.1, 1.0, 0.0)
@@ -83,9 +126,15 @@ def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _plan() -> Plan:
-    axis = {"points": POINTS, "direction": {"kind": "random", "seeds": [0]}}
-    spec = parse_spec({"model": "fake", "axis": axis, "prompts": {"limit": PROMPTS}})
+def _plan(points: int, workers: int) -> Plan:
+    axis = {"points": points, "direction": {"kind": "random", "seeds": [0]}}
+    document = {
+        "model": "fake",
+        "axis": axis,
+        "prompts": {"limit": PROMPTS},
+        "resources": {"workers": workers, "cores": 1},
+    }
+    spec = parse_spec(document)
     prompts = PromptSet("fake", tuple(f"prompt {number}" for number in range(PROMPTS)))
     folder = Folder("/nowhere", "0" * 64, ())
     return Plan(spec, folder, (None, None), [prompts], [[0]] * PROMPTS, {}, "fake")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from visage_core.errors import InputError
 from visage_core.grid import Point, points
 from visage_core.landscape import estimate
 from visage_core.metrics import Interval, asr
+from visage_core.paths import cache_dir
 from visage_core.results import (
     Measurement,
     PointResult,
@@ -59,11 +61,15 @@ class Coordinator:
     knows how far it is. A Ray actor runs it, on the node that has the results folder.
 
     `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower. Without `report`
-    the points stay as they came.
+    the points stay as they came. Without `folder` they lie in the cache of its machine, for a process on
+    another one to fetch them.
     """
 
-    def __init__(self, plan: Plan, folder: Path, stop_when: float | None = None, report: bool = True) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path | None, stop_when: float | None = None, report: bool = True
+    ) -> None:
         self._plan = plan
+        folder = folder or cache_dir() / "jobs" / plan.digest()
         self._results = Results(folder)
         self._lease = FileLock(folder / ".lock", thread_local=False)
         self._stop_when = stop_when
@@ -154,6 +160,23 @@ class Coordinator:
     def reclaim(self) -> None:
         """Take back all that is under way: the pool that was at it is gone."""
         self._schedule.reclaim()
+
+    async def receive(self, parts: dict[str, bytes]) -> None:
+        """Before `open`: take in finished points that another machine has."""
+        for name, content in parts.items():
+            await asyncio.to_thread(self._results.add_part, name, content)
+
+    async def send(self, known: set[str]) -> dict[str, bytes]:
+        """The files of finished points that another machine lacks."""
+        return await asyncio.to_thread(self._results.parts, known)
+
+    def read_json(self, name: str) -> dict[str, object] | None:
+        """A document of the results folder."""
+        return self._results.read_json(name)
+
+    def discard(self) -> None:
+        """At the end: remove the results folder, which another machine has by now."""
+        shutil.rmtree(self._results.folder, ignore_errors=True)
 
     async def abort(self, error: InputError) -> None:
         """End the job: it cannot be measured at all. Its finished points stay."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,46 @@ class Folder:
 
 
 class FileServer:
-    """Reads pieces of some folders' files for other nodes; a Ray actor on the node that has them."""
+    """Reads pieces of some folders' files for other nodes; a Ray actor on the node that has them.
+
+    The folders of a process outside the cluster come to it by `store` and `sealed`.
+    """
 
     def __init__(self, folders: list[Folder]) -> None:
-        self._files = {
-            (folder.digest, name): Path(folder.path) / name
-            for folder in folders
-            for name, _, _ in folder.files
-        }
+        self._files: dict[tuple[str, str], Path] = {}
+        for folder in folders:
+            self._serve(folder)
+
+    def ready(self) -> bool:
+        """Whether it lives."""
+        return True
+
+    def lacks(self, folder: Folder) -> bool:
+        """Whether a folder has to be stored here."""
+        return not (cache_dir() / "models" / folder.digest).is_dir()
+
+    def store(self, folder: Folder, name: str, offset: int, content: bytes) -> None:
+        """Write a piece of a folder's file. Raises KeyError for a name that the folder has not."""
+        if name not in {known for known, _, _ in folder.files}:
+            raise KeyError(name)
+        partial = cache_dir() / "models" / f"{folder.digest}.stored"
+        partial.mkdir(parents=True, exist_ok=True)
+        with (partial / name).open("r+b" if offset else "wb") as file:
+            file.seek(offset)
+            file.write(content)
+
+    def sealed(self, folder: Folder) -> Folder:
+        """The folder as it lies here, once all is stored."""
+        here = cache_dir() / "models" / folder.digest
+        if not here.is_dir():
+            here.with_suffix(".stored").rename(here)
+        local = replace(Folder.of(here, folder.digest), node=ray.get_runtime_context().get_node_id())
+        self._serve(local)
+        return local
+
+    def _serve(self, folder: Folder) -> None:
+        for name, _, _ in folder.files:
+            self._files[folder.digest, name] = Path(folder.path) / name
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
         """Up to CHUNK bytes of a file. Raises KeyError for a file that it does not serve."""
@@ -81,6 +113,18 @@ def folder_here(folder: Folder, server: Any) -> Path:
                 _fetch(server, folder.digest, name, size, partial / name)
             partial.rename(copy)
     return copy
+
+
+def store_folder(folder: Folder, server: Any) -> Folder:
+    """Bring a folder of this machine, which is outside the cluster, to the server's; gives it as it lies
+    there."""
+    if ray.get(server.lacks.remote(folder)):
+        for name, size, _ in folder.files:
+            with (Path(folder.path) / name).open("rb") as file:
+                for offset in range(0, max(size, 1), CHUNK):
+                    ray.get(server.store.remote(folder, name, offset, file.read(CHUNK)))
+    local: Folder = ray.get(server.sealed.remote(folder))
+    return local
 
 
 def _fetch(server: Any, digest: str, name: str, size: int, path: Path) -> None:

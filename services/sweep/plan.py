@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,10 +52,19 @@ class Plan:
         """The checkpoints' folders."""
         return [folder for folder in (self.model, *self.endpoints) if folder is not None]
 
+    def digest(self) -> str:
+        """SHA-256 over all that the results depend on, in hexadecimal."""
+        document = [self.spec.model_dump(mode="json", exclude={"resources"}), self.inputs]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
     def on_node(self, node: str) -> Plan:
         """The plan, with its folders known to lie on a Ray node."""
-        first, second = (end and replace(end, node=node) for end in self.endpoints)
-        return replace(self, model=replace(self.model, node=node), endpoints=(first, second))
+        return self.moved(lambda folder: replace(folder, node=node))
+
+    def moved(self, move: Callable[[Folder], Folder]) -> Plan:
+        """The plan with every checkpoint's folder as `move` gives it."""
+        first, second = (end and move(end) for end in self.endpoints)
+        return replace(self, model=move(self.model), endpoints=(first, second))
 
 
 def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:

@@ -13,9 +13,10 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from services.sweep.cluster import cluster, on_this_node, this_node, worker_resources
 from services.sweep.coordinator import WORKING, Coordinator, Progress, require_same_job
-from services.sweep.nodes import FileServer
+from services.sweep.nodes import FileServer, store_folder
 from services.sweep.plan import Plan, make_plan
 from services.sweep.pool import Job, Pool
+from services.sweep.report import write_summary
 from services.sweep.worker import Worker
 from visage_core.errors import InputError
 from visage_core.results import Results
@@ -28,11 +29,16 @@ LIVES = 10
 
 @dataclass
 class Run:
-    """A job on a Ray cluster, from the process that asked for it."""
+    """A job on a Ray cluster, from the process that asked for it.
+
+    With `outside`, that process is on a machine that is not of the cluster (Ray's client): its files go
+    there, and finished points come from there into `out`.
+    """
 
     plan: Plan
     out: Path
     stop_when: float | None = None
+    outside: bool = False
     worker: type = Worker
     name: str = "run"
     _lives: int = LIVES
@@ -41,9 +47,11 @@ class Run:
     def __iter__(self) -> Iterator[Progress]:
         """Measure what is left; yields the progress whenever it has changed. The last one says how it
         ended. Raises InputError where the job cannot be measured."""
-        self._plan_ref = ray.put(self.plan)
+        self._plan_ref = None if self.outside else ray.put(self.plan)
         try:
             yield from self._watch()
+            if self.outside:
+                self._take_over()
         finally:
             # The workers hold what the next run needs, in whatever process this one lies about.
             for name in ("pool", "server"):
@@ -59,7 +67,10 @@ class Run:
                 progress: Progress = ray.get(
                     self._actors["coordinator"].changed.remote(seen, WAIT_SECONDS), timeout=60
                 )
-                ray.get(self._actors["pool"].state.remote(), timeout=60)
+                probes = [self._actors["pool"].state.remote(), self._actors["server"].ready.remote()]
+                ray.get(probes, timeout=60)
+                if self.outside:
+                    self._mirror()
             except RayActorError as error:
                 self._bury(error)
                 continue
@@ -84,12 +95,18 @@ class Run:
 
     def _start_what_is_missing(self) -> None:
         new = {"coordinator", "server", "pool"} - self._actors.keys()
+        if "server" in new:
+            folders = [] if self.outside else self.plan.folders
+            self._actors["server"] = server = on_this_node(FileServer).remote(folders)
+            if self.outside:
+                self._plan_ref = ray.put(self.plan.moved(lambda folder: store_folder(folder, server)))
         if "coordinator" in new:
-            actor = on_this_node(Coordinator).remote(self.plan, self.out, self.stop_when)
+            folder = None if self.outside else self.out
+            actor = on_this_node(Coordinator).remote(self.plan, folder, self.stop_when, not self.outside)
+            if self.outside:
+                ray.get(actor.receive.remote(Results(self.out).parts()))
             ray.get(actor.open.remote())
             self._actors["coordinator"] = actor
-        if "server" in new:
-            self._actors["server"] = on_this_node(FileServer).remote(self.plan.folders)
         if "pool" in new:
             resources = worker_resources(self.plan.spec)
             pool = on_this_node(Pool).remote(self.plan.spec.resources.workers, resources, self.worker)
@@ -107,12 +124,29 @@ class Run:
             )
             ray.get(self._actors["pool"].submit.remote(job))
 
+    def _mirror(self) -> None:
+        """Keep here what is finished there."""
+        here = Results(self.out)
+        known = set(here.parts())
+        for name, content in ray.get(self._actors["coordinator"].send.remote(known)).items():
+            here.add_part(name, content)
+
+    def _take_over(self) -> None:
+        """At the end: finish the results here, and leave none there."""
+        here = Results(self.out)
+        coordinator = self._actors["coordinator"]
+        for name in ("spec.json", "inputs.json", "run.json"):
+            here.write_json(name, ray.get(coordinator.read_json.remote(name)))
+        here.merge()
+        write_summary(self.out)
+        ray.get(coordinator.discard.remote())
+
     def _bury(self, error: RayActorError) -> None:
         """Forget the actors that are dead."""
         self._lives -= 1
         if not self._lives:
             raise error
-        for name, probe in (("coordinator", "progress"), ("pool", "state")):
+        for name, probe in (("coordinator", "progress"), ("pool", "state"), ("server", "ready")):
             if name in self._actors:
                 try:
                     ray.get(getattr(self._actors[name], probe).remote(), timeout=60)
@@ -134,7 +168,7 @@ def open_run(
     plan = make_plan(spec, here)
     require_same_job(Results(out), plan)
     with cluster(address):
-        run = Run(plan.on_node(this_node()), out, stop_when)
+        run = Run(plan.on_node(this_node()), out, stop_when, outside=address.startswith("ray://"))
         try:
             yield run
         except BaseException:

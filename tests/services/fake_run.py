@@ -14,5 +14,5 @@ if __name__ == "__main__":
     address, out, document = sys.argv[1:]
     with cluster(address):
         plan = fake_plan(**json.loads(document)).on_node(this_node())
-        for progress in Run(plan, Path(out), worker=FakeWorker):
+        for progress in Run(plan, Path(out), outside=address.startswith("ray://"), worker=FakeWorker):
             print(progress.done, flush=True)

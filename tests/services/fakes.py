@@ -14,6 +14,7 @@ from services.sweep.nodes import Folder
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
 from services.sweep.worker import OutOfMemoryError, Place
+from visage_core.checkpoints import Checkpoint
 from visage_core.grid import Point
 from visage_core.prompts import PromptSet
 from visage_core.results import Measurement, Response
@@ -38,13 +39,17 @@ def fake_plan(prompts: int = 20, systems: tuple[str, ...] = ("default",), **spec
     ]
     return Plan(
         spec=parsed,
-        model=Folder("/nowhere", "0" * 64, ()),
+        model=Folder("/nowhere", "0" * 64, ()) if parsed.model == "fake" else _folder(Path(parsed.model)),
         endpoints=(None, None),
         prompts=sets,
         tokens=[[number] for part in sets for number, _ in enumerate(part.prompts)],
         inputs={"fake": True},
         engine_key="fake",
     )
+
+
+def _folder(path: Path) -> Folder:
+    return Folder.of(path, Checkpoint.open(path).digest())
 
 
 def other_engine(plan: Plan) -> Plan:

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from services.engine.engine import Engine
 from services.engine.weights import DirectionFile
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import cached_random_direction
+from visage_core.directions import FirstDirection, cached_random_direction
 from visage_core.judges import JUDGES
 from visage_core.perturb import Shift, perturbed
 from visage_core.prompts import load_prompts, render
@@ -26,6 +26,10 @@ from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
 
 ENGINE = EngineSpec(max_model_len=512)
 GENERATION = GenerationSpec(max_tokens=32)
+
+
+# How far along which directions.
+Place = tuple[tuple[str, float], ...]
 
 
 @dataclass
@@ -37,10 +41,13 @@ class Warm:
     directions: dict[str, DirectionFile]
     prompts: list[list[int]]
 
-    def texts(self, place: tuple[str, float] | None) -> list[str]:
-        """The responses at a place: (direction, coefficient), or None for the origin."""
-        self.engine.move(self.model, [] if place is None else [(self.directions[place[0]], place[1])])
+    def texts(self, place: Place | None) -> list[str]:
+        """The responses at a place; None is the origin."""
+        self.engine.move(self.model, self.steps(place or ()))
         return [response.text for response in self.engine.generate(self.prompts, GENERATION, [])]
+
+    def steps(self, place: Place) -> list[tuple[DirectionFile, float]]:
+        return [(self.directions[name], coefficient) for name, coefficient in place]
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +59,35 @@ def warm(aligned: Path, harmful: Path, tmp_path_factory: pytest.TempPathFactory)
         "random": DirectionFile(str(path), endpoint=False),
         "interpolation": DirectionFile(str(harmful), endpoint=True),
     }
+    for name in ("random", "interpolation"):
+        first = FirstDirection(name, directions[name].open(), directions[name].endpoint)
+        path = cached_random_direction(base, base.digest(), 7, cache, first)
+        directions[f"orthogonal to {name}"] = DirectionFile(str(path), endpoint=False)
     asked = load_prompts(PromptSpec(limit=80)).prompts
     prompts = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
     return Warm(Engine(aligned, ENGINE), aligned, directions, prompts)
 
 
-def some_places() -> list[tuple[str, float]]:
+def some_places() -> list[Place]:
     chance = random.Random(20240524)
+
+    def some(low: float, high: float) -> float:
+        return round(chance.uniform(low, high), 3)
+
     return [
-        ("random", round(chance.uniform(0.02, 0.15), 3)),
-        ("random", round(chance.uniform(-0.5, -0.15), 3)),
-        ("interpolation", round(chance.uniform(0.3, 1.5), 3)),
+        (("random", some(0.02, 0.15)),),
+        (("random", some(-0.5, -0.15)),),
+        (("interpolation", some(0.3, 1.5)),),
+        (("random", some(0.02, 0.1)), ("orthogonal to random", some(-0.1, -0.02))),
+        (("interpolation", some(0.3, 1.0)), ("orthogonal to interpolation", some(0.02, 0.1))),
     ]
 
 
-def texts_of_fresh_engine(warm: Warm, place: tuple[str, float], folder: Path) -> list[str]:
+def texts_of_fresh_engine(warm: Warm, place: Place, folder: Path) -> list[str]:
     """The responses of the perturbed checkpoint, written to disk and loaded into a new engine."""
-    name, coefficient = place
-    direction = warm.directions[name]
-    shift = Shift(coefficient, direction.open(), direction.endpoint)
+    shifts = [Shift(coefficient, file.open(), file.endpoint) for file, coefficient in warm.steps(place)]
     shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    tensors = dict(perturbed(Checkpoint.open(warm.model), [shift], torch.bfloat16))
+    tensors = dict(perturbed(Checkpoint.open(warm.model), shifts, torch.bfloat16))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     request = {
         "prompts": warm.prompts,
@@ -89,13 +104,13 @@ def texts_of_fresh_engine(warm: Warm, place: tuple[str, float], folder: Path) ->
 
 @pytest.mark.parametrize("place", some_places(), ids=str)
 def test_a_moved_engine_answers_as_one_started_on_the_perturbed_checkpoint(
-    warm: Warm, place: tuple[str, float], tmp_path: Path
+    warm: Warm, place: Place, tmp_path: Path
 ) -> None:
     assert warm.texts(place) == texts_of_fresh_engine(warm, place, tmp_path / "perturbed")
 
 
 def test_the_weights_really_move(warm: Warm) -> None:
-    assert warm.texts(("random", 0.3)) != warm.texts(None)
+    assert warm.texts((("random", 0.3),)) != warm.texts(None)
 
 
 def test_interpolation_to_one_is_the_other_model(warm: Warm, tmp_path: Path) -> None:
@@ -111,7 +126,7 @@ def _to(warm: Warm, coefficient: float) -> Shift:
 
 def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(warm: Warm) -> None:
     start = warm.texts(None)
-    one, two = ("random", 0.1), ("interpolation", 0.7)
+    one, two = (("random", 0.1),), (("interpolation", 0.7),)
     first, second = warm.texts(one), warm.texts(two)
     assert warm.texts(None) == start
     assert warm.texts(two) == second

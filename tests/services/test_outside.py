@@ -1,0 +1,59 @@
+"""`ray://`: a driver on a machine that is not of the cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from services.sweep.coordinator import DONE
+from tests.checkpoints import write_checkpoint
+from tests.services.test_failures import ROOT, SPEC, expect_whole
+from visage_core.results import Results
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -> None:
+    """Through Ray's client: the model goes there, finished points come here, and nothing is left there."""
+    model = write_checkpoint(tmp_path / "model", {"w": torch.ones(5)})
+    spec = {**SPEC, "resources": {"workers": 2, "cores": 1}, "model": str(model)}
+    there = tmp_path / "cache-of-the-cluster"
+    port = free_port()
+    environment = os.environ | {"VISAGE_CACHE": str(there), "VISAGE_FAKE_SECONDS": "0.1"}
+    start = ["ray", "start", "--head", "--port", "0", "--num-cpus", "2", "--include-dashboard", "false"]
+    start += ["--ray-client-server-port", str(port), "--temp-dir", str(tmp_path / "ray")]
+    tool = Path(sys.executable).with_name("ray")
+    subprocess.run([tool, *start[1:]], env=environment, check=True, capture_output=True)
+    try:
+        out = tmp_path / "out"
+        address = f"ray://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "tests.services.fake_run", address, str(out), json.dumps(spec)]
+        driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+        assert driver.stdout is not None
+        while int(driver.stdout.readline() or 99) < 10:
+            pass
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        kept = Results(out).done()
+        assert kept, "no finished point came home before the end"
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        expect_whole(out)
+        assert json.loads((out / "summary.json").read_text())["run"]["state"] == DONE
+        assert not list(there.glob("jobs/*/**/*.parquet"))
+        assert [path.name for path in there.glob("models/*/*.safetensors")] == ["model.safetensors"]
+    finally:
+        subprocess.run([tool, "stop", "--force"], check=False, capture_output=True)
