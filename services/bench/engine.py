@@ -14,7 +14,7 @@ import torch
 
 from services.bench import Figure, Report
 from services.demo.model import demo_model
-from services.sweep.cluster import cluster, on_this_node, this_node
+from services.sweep.cluster import cluster, this_node
 from services.sweep.plan import Plan, make_plan, versions
 from services.sweep.run import open_run
 from services.sweep.schedule import Shard
@@ -84,7 +84,8 @@ def _sweep(spec: LandscapeSpec) -> tuple[float, list[dict[str, Any]]]:
 def _measured_here(plan: Plan) -> float:
     """Seconds of a warm engine for the origin and the edge, from the move to the verdicts."""
     with cluster("local"):
-        worker = on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
+        cores = ray.cluster_resources()["CPU"]
+        worker = ray.remote(num_cpus=cores, concurrency_groups=CONCURRENCY)(Worker).remote()
         ray.get(worker.prepare.remote("bench", plan.on_node(this_node()), None, None))
         shards = [Shard(point, 0, len(plan.tokens)) for point in (Point(None, 0.0), Point(SEED, EDGE))]
         rounds = []

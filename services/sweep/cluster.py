@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,10 +25,14 @@ class ClusterError(InputError):
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
     """Connect to Ray: `local` starts one here for as long as it is used, `auto` finds the one that runs on
-    this machine, and HOST:PORT names its head. Raises ClusterError."""
+    this machine, HOST:PORT names its head, and ray://HOST:PORT is for a machine outside the cluster. Raises
+    ClusterError."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Ray would hide the GPUs from a driver that asks for none, and the plan looks at them.
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    if address.startswith("ray://") and (Path.home() / ".ray" / "auth_token").is_file():
+        # Ray's client sends the token of the cluster only where it is told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": psutil.cpu_count() or 1}
@@ -37,7 +42,8 @@ def cluster(address: str) -> Iterator[None]:
         raise ClusterError(
             "address",
             f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
-            "Start one with `ray start --head`, or use --address local",
+            "Start one with `ray start --head`, or use --address local; a cluster elsewhere may want its "
+            "token (RAY_AUTH_TOKEN)",
         ) from None
     try:
         yield

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -24,6 +25,15 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def wait_for_port(port: int) -> None:
+    for _ in range(300):
+        with socket.socket() as found:
+            if found.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(port)
+
+
 def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -> None:
     """Through Ray's client: the model goes there, finished points come here, and nothing is left there."""
     model = write_checkpoint(tmp_path / "model", {"w": torch.ones(5)})
@@ -31,10 +41,11 @@ def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -
     there = tmp_path / "cache-of-the-cluster"
     port = free_port()
     environment = os.environ | {"VISAGE_CACHE": str(there), "VISAGE_FAKE_SECONDS": "0.1"}
-    start = ["ray", "start", "--head", "--port", "0", "--num-cpus", "2", "--include-dashboard", "false"]
-    start += ["--ray-client-server-port", str(port), "--temp-dir", str(tmp_path / "ray")]
-    tool = Path(sys.executable).with_name("ray")
-    subprocess.run([tool, *start[1:]], env=environment, check=True, capture_output=True)
+    ray = Path(sys.executable).with_name("ray")
+    start = [ray, "start", "--head", "--block", "--port", str(free_port()), "--num-cpus", "2"]
+    start += ["--include-dashboard", "false", "--ray-client-server-port", str(port)]
+    head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL)
+    wait_for_port(port)
     try:
         out = tmp_path / "out"
         address = f"ray://127.0.0.1:{port}"
@@ -56,4 +67,5 @@ def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -
         assert not list(there.glob("jobs/*/**/*.parquet"))
         assert [path.name for path in there.glob("models/*/*.safetensors")] == ["model.safetensors"]
     finally:
-        subprocess.run([tool, "stop", "--force"], check=False, capture_output=True)
+        head.terminate()  # its processes end with it
+        head.wait(60)
