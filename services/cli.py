@@ -11,7 +11,7 @@ import typer
 
 from services import show
 from visage_core.errors import InputError
-from visage_core.spec import LandscapeSpec, SpecError, load_spec, parse_spec
+from visage_core.spec import LandscapeSpec, SpecError, parse_spec, read_spec
 
 app = typer.Typer(
     help="Measures the safety landscape of a language model.",
@@ -98,10 +98,9 @@ def run(
     from services.sweep.run import open_run
 
     document = _spec_document(spec)
-    axis = _axis(to, seed, range_) | {"points": points}
     options: dict[str, Any] = {
         "model": model,
-        "axis": axis,
+        "axis": _axis(to, seed, range_) | {"points": points},
         "prompts": _prompt_sets(document, prompts, column, limit, system),
         "judge": judge,
         "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
@@ -116,9 +115,10 @@ def run(
         "basin_threshold": threshold,
         "keep_responses": keep_responses,
     }
+    merged = _merged(document, options)
     if plane:
-        options["second_axis"] = _second_axis(axis)
-    job = parse_spec(_merged(document, options))
+        merged["second_axis"] = _second_axis(merged.get("axis") or {})
+    job = parse_spec(merged)
     try:
         with open_run(job, out, address, _stop_when(stop_when)) as landscape_run:
             show.progress(landscape_run)
@@ -211,10 +211,10 @@ def _axis(to: str | None, seeds: list[int] | None, range_: str | None) -> dict[s
 
 def _second_axis(axis: dict[str, Any]) -> dict[str, Any]:
     """The second axis of --plane: random, over the range and the points of the first where that is random."""
-    first = axis.get("direction", {"kind": "random"})
-    if first["kind"] == "random":
-        return axis
-    return {"direction": {"kind": "random", "seeds": [0]}, "points": axis["points"]}
+    if axis.get("direction", {"kind": "random"}).get("kind") == "random":
+        return dict(axis)
+    points = {"points": axis["points"]} if "points" in axis else {}
+    return {"direction": {"kind": "random", "seeds": [0]}, **points}
 
 
 def _prompt_sets(
@@ -228,11 +228,16 @@ def _prompt_sets(
     prompt. None where no option says anything."""
     if not (sources or systems or column is not None or limit is not None):
         return None
-    given: list[dict[str, Any]] = document.get("prompts", [{}])
-    bases = [{"source": source} for source in sources] if sources else given
-    settings = {"column": column, "limit": limit}
-    under: list[str | None] = [*systems] if systems else [None]
-    return [_merged(base, settings | {"system": system}) for base in bases for system in under]
+    given = document.get("prompts") or {}
+    sets: list[dict[str, Any]] = [given] if isinstance(given, dict) else list(given)
+    if sources:
+        # A column belongs to its source.
+        rest = [{name: value for name, value in one.items() if name != "column"} for one in sets]
+        sets = [one | {"source": source} for source in sources for one in rest]
+    if systems:
+        sets = [one | {"system": system} for one in sets for system in systems]
+    sets = [_merged(one, {"column": column, "limit": limit}) for one in sets]
+    return [one for number, one in enumerate(sets) if one not in sets[:number]]
 
 
 def _stop_when(text: str | None) -> float | None:
@@ -249,9 +254,7 @@ def _stop_when(text: str | None) -> float | None:
 
 
 def _spec_document(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    return load_spec(path).model_dump(mode="json", exclude_unset=True)
+    return {} if path is None else read_spec(path)
 
 
 def _merged(document: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +262,7 @@ def _merged(document: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
     merged = dict(document)
     for name, value in options.items():
         if isinstance(value, dict) and name != "direction":
-            if part := _merged(merged.get(name, {}), value):
+            if part := _merged(merged.get(name) or {}, value):
                 merged[name] = part
         elif value is not None:
             merged[name] = value

@@ -188,10 +188,14 @@ class Results:
         return {Point(*place) for place in zip(*columns, strict=True)}
 
     def parts(self, known: Collection[str] = ()) -> dict[str, bytes]:
-        """The files of finished points that are not merged yet, by name, without those that are `known`.
+        """The files of finished points by name, without those that are `known`, merged ones as parts too.
         What was written first comes first, so that responses come before their points."""
         files = sorted(self._parts.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
-        return {path.name: path.read_bytes() for path in files if path.name not in known}
+        named = {path.name: path for path in files}
+        for kind in ("points", "responses"):
+            if (self.folder / f"{kind}.parquet").exists():
+                named = {f"{kind}_0.parquet": self.folder / f"{kind}.parquet", **named}
+        return {name: path.read_bytes() for name, path in named.items() if name not in known}
 
     def add_part(self, name: str, content: bytes) -> None:
         """Take in a file of another folder's `parts`. Raises ResultsError for a name that is none."""

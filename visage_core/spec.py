@@ -252,8 +252,8 @@ def parse_spec(values: object) -> LandscapeSpec:
         ) from None
 
 
-def load_spec(path: Path) -> LandscapeSpec:
-    """Read a spec from a JSON or YAML file. Raises SpecError."""
+def read_spec(path: Path) -> dict[str, Any]:
+    """The document of a JSON or YAML file, not checked yet. Raises SpecError."""
     try:
         # Every JSON document is a YAML document too.
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -261,7 +261,14 @@ def load_spec(path: Path) -> LandscapeSpec:
         raise SpecError("spec", f"{path} does not exist", "Name a JSON or YAML file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError("spec", f"{path} cannot be read: {error}", "Give valid JSON or YAML") from None
-    return parse_spec(values)
+    if not isinstance(values, dict):
+        raise SpecError("spec", f"{path} holds no settings", "Give a document such as `model: PATH`")
+    return values
+
+
+def load_spec(path: Path) -> LandscapeSpec:
+    """Read a spec from a JSON or YAML file. Raises SpecError."""
+    return parse_spec(read_spec(path))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ import ray
 import torch
 
 from services.bench import Figure, Report
-from services.demo.model import demo_model
+from services.demo.model import demo_model, quiet
 from services.sweep.cluster import cluster, this_node
 from services.sweep.plan import Plan, make_plan, versions
 from services.sweep.run import open_run
@@ -103,6 +103,7 @@ def _reference_procedure(plan: Plan, alpha: float) -> float:
     direction added to its state dict, and whole responses in batches of four."""
     from transformers import AutoModelForCausalLM
 
+    quiet()
     model = AutoModelForCausalLM.from_pretrained(plan.model.path, dtype=torch.float32).eval()
     direction = dict(random_direction(Checkpoint.open(Path(plan.model.path)), SEED))
     begin = time.perf_counter()

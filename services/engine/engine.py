@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from services.engine.weights import DirectionFile
+from services.engine.weights import TensorSource
 from visage_core.results import Response
 from visage_core.spec import EngineSpec, GenerationSpec
 
@@ -32,22 +31,22 @@ class Engine:
     `cores` are the CPU cores to run on, None for all.
     """
 
-    def __init__(self, model: Path, spec: EngineSpec, cores: list[int] | None = None) -> None:
+    def __init__(self, model: TensorSource, spec: EngineSpec, cores: list[int] | None = None) -> None:
         _set_environment(spec, cores)
-        self._llm = _start(model, spec)
-        self._place: tuple[Path, list[tuple[DirectionFile, float]]] = (model, [])
+        self._llm = _start(model.path, spec)
+        self._place: tuple[TensorSource, list[tuple[TensorSource, float]]] = (model, [])
 
         from vllm.platforms import current_platform
 
         self._company = spec.batch_invariant and current_platform.is_cpu()
         self._max_model_len = spec.max_model_len
 
-    def move(self, model: Path, steps: list[tuple[DirectionFile, float]]) -> None:
-        """Put the weights at coefficients along directions from the checkpoint in the folder `model`, which
-        has the architecture and the tokenizer of the one that the engine was started on."""
+    def move(self, model: TensorSource, steps: list[tuple[TensorSource, float]]) -> None:
+        """Put the weights at coefficients along directions from the checkpoint `model`, which has the
+        architecture and the tokenizer of the one that the engine was started on."""
         if self._place == (model, steps):
             return
-        self._llm.collective_rpc("visage_move", args=(str(model), steps))
+        self._llm.collective_rpc("visage_move", args=(model, steps))
         # What is cached was computed with other weights.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop the keys and values of the weights before")
@@ -141,11 +140,11 @@ def _core_lists(cores: list[int], ranks: int) -> str:
     return "|".join(",".join(map(str, cores[rank * each : (rank + 1) * each])) for rank in range(ranks))
 
 
-def _start(model: Path, spec: EngineSpec) -> LLM:
+def _start(model: str, spec: EngineSpec) -> LLM:
     from vllm import LLM
 
     return LLM(
-        str(model),
+        model,
         dtype=spec.dtype,
         seed=0,
         max_model_len=spec.max_model_len,

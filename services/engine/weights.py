@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DirectionFile:
-    """Where a direction's tensors lie: a file of the direction cache, or with `endpoint` the folder of the
-    checkpoint at coordinate 1 of an interpolation."""
+class TensorSource:
+    """Where tensors lie: a file of the direction cache, or with `endpoint` the folder of a checkpoint.
+    `digest` names a checkpoint's content, for a folder may be written anew."""
 
     path: str
     endpoint: bool
+    digest: str = ""
 
     def open(self) -> Mapping[str, torch.Tensor]:
         """The tensors, memory-mapped: nothing is read until it is used."""
@@ -43,8 +44,8 @@ class MovableWeights:
     model_runner: GPUModelRunner
     model_config: Any
 
-    def visage_move(self, model: str, steps: list[tuple[DirectionFile, float]]) -> None:
-        """Put the weights at coefficients along directions from the checkpoint in the folder `model`.
+    def visage_move(self, model: TensorSource, steps: list[tuple[TensorSource, float]]) -> None:
+        """Put the weights at coefficients along directions from the checkpoint `model`.
 
         Every tensor is given, moved or not: vLLM would keep one that is missing from the point before.
         """
@@ -56,12 +57,12 @@ class MovableWeights:
 
 # Opened once and kept for the next point; few, for a worker may see many models in its life.
 @lru_cache(maxsize=4)
-def _base(model: str) -> Checkpoint:
-    return Checkpoint.open(Path(model))
+def _base(model: TensorSource) -> Checkpoint:
+    return Checkpoint.open(Path(model.path))
 
 
 @lru_cache(maxsize=32)
-def _opened(file: DirectionFile) -> Mapping[str, torch.Tensor]:
+def _opened(file: TensorSource) -> Mapping[str, torch.Tensor]:
     return file.open()
 
 

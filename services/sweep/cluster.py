@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from services.sweep.pool import WorkerResources
@@ -65,7 +64,7 @@ def on_this_node(actor: type, **options: Any) -> Any:
 def worker_resources(spec: LandscapeSpec) -> WorkerResources:
     """What each worker of a spec gets: GPUs where the cluster has some, else CPU cores in equal shares."""
     total = ray.cluster_resources()
-    if total.get("GPU", 0) or torch.cuda.is_available():
+    if total.get("GPU", 0):
         return WorkerResources(cores=1, gpus=spec.engine.tensor_parallel)
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     share = max(1, min(largest, int(total.get("CPU", 1)) // spec.resources.workers))

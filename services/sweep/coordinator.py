@@ -69,16 +69,19 @@ class Coordinator:
         self, plan: Plan, folder: Path | None, stop_when: float | None = None, report: bool = True
     ) -> None:
         self._plan = plan
+        # Ray's client lets a dead process' actors live for half a minute.
+        self._lease_seconds = LEASE_SECONDS if folder else 3 * LEASE_SECONDS
         folder = folder or cache_dir() / "jobs" / plan.digest()
         self._results = Results(folder)
-        self._lease = FileLock(folder / ".lock", thread_local=False)
+        self._lease = lease_of(folder)
         self._stop_when = stop_when
         self._report = report
         self._sizes = [len(part.prompts) for part in plan.prompts]
         keep = plan.spec.keep_responses
         self._kept_prompts = [part.prompts for part in plan.prompts] if keep else None
         self._all = points(plan.spec)
-        self._schedule = Schedule([], 0)
+        self._batch = plan.spec.engine.max_num_seqs
+        self._schedule = Schedule([], 0, self._batch)
         self._state = WORKING
         self._error: InputError | None = None
         self._revision = 0
@@ -97,19 +100,7 @@ class Coordinator:
     async def open(self) -> None:
         """Take the folder's lease and find out what is left. Raises ResultsError where another coordinator
         is at work in it, or where it holds another job."""
-        self._results.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            await asyncio.to_thread(self._lease.acquire, timeout=LEASE_SECONDS)
-        except Timeout:
-            raise ResultsError(
-                "out",
-                f"another process is measuring in {self._results.folder}",
-                "Wait for it, or use another folder",
-            ) from None
-        require_same_job(self._results, self._plan)
-        for name, document in _documents(self._plan).items():
-            if self._results.read_json(name) is None:
-                self._results.write_json(name, document)
+        await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
         table = await asyncio.to_thread(self._results.points)
         for row in table.to_pylist():
             if row["prompt_set"] == 0:
@@ -117,7 +108,7 @@ class Coordinator:
                 self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
         done = self._results.done()
         self._done = len(done)
-        self._schedule = Schedule([p for p in self._all if p not in done], sum(self._sizes))
+        self._schedule = Schedule([p for p in self._all if p not in done], sum(self._sizes), self._batch)
         self._begun = time.monotonic()
         await self._settle()
 
@@ -306,6 +297,29 @@ class Coordinator:
         self._revision += 1
         async with self._changed:
             self._changed.notify_all()
+
+
+def lease_of(folder: Path) -> FileLock:
+    """The lock of a results folder: one process at a time measures into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock", thread_local=False)
+
+
+def claim(results: Results, plan: Plan, lease: FileLock, seconds: float) -> None:
+    """Take a folder's lease and make it this job's folder. Raises ResultsError where another process has
+    it for longer than `seconds`, or where it holds another job."""
+    try:
+        lease.acquire(timeout=seconds)
+    except Timeout:
+        raise ResultsError(
+            "out",
+            f"another process is measuring in {results.folder}",
+            "Wait for it, or use another folder",
+        ) from None
+    require_same_job(results, plan)
+    for name, document in _documents(plan).items():
+        if results.read_json(name) is None:
+            results.write_json(name, document)
 
 
 def require_same_job(results: Results, plan: Plan) -> None:

@@ -70,7 +70,7 @@ class Plan:
 def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
     """Check a spec against the world. Raises an InputError that says what to mend.
 
-    `workers_here` is how many engines are to start on this machine.
+    `workers_here` is how many engines are to start on this machine, if any.
     """
     if importlib.util.find_spec("vllm") is None:
         raise EngineMissingError(
@@ -79,7 +79,8 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
     prompts = [load_prompts(part) for part in spec.prompts]
     model = model_folder(spec.model, "model")
     base = Checkpoint.open(model)
-    require_memory(base, spec.engine, workers_here)
+    if workers_here:
+        require_memory(base, spec.engine, workers_here)
     endpoints: list[Folder | None] = []
     digests: dict[str, Any] = {"prompts": [part.digest() for part in prompts]}
     for name, axis in (("axis", spec.axis), ("second_axis", spec.second_axis)):

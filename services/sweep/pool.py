@@ -7,20 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError as NodeOutOfMemoryError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from services.sweep import meters
 from services.sweep.schedule import Shard
-from services.sweep.worker import CONCURRENCY, EngineStartError, OutOfMemoryError, Place, Worker
+from services.sweep.worker import CONCURRENCY, OutOfMemoryError, Place, Worker
 from visage_core.errors import InputError
 
-DIED = (RayActorError, ActorDiedError, WorkerCrashedError)
 # Nothing is missed that is told of; this only bounds what a lost message costs.
 LOOK_AGAIN_SECONDS = 2.0
-# A job whose engine does not even start for so many workers in a row is given up.
+# A job for which so many workers in a row do not even start, and none works, is given up.
 START_TRIES = 3
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class WorkerStartError(InputError):
+    """Ray cannot start a worker's process."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ class _Seat:
     cores: list[int] | None = None
     engine_key: str | None = None
     prepared: set[str] = field(default_factory=set)
-    under_way: list[Shard] = field(default_factory=list)
+    under_way: list[Shard] = field(default_factory=list)  # at the worker, in its order
+    culprit: Shard | None = None  # what the worker was at when it died
+    failures: int = 0  # starts that failed in a row
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -90,8 +97,8 @@ class Pool:
         """Drop a job: what is under way for it ends within seconds, and the engines stay warm."""
         self._jobs = [job for job in self._jobs if job.name != name]
         for seat in self._seats:
-            if name in seat.prepared:
-                seat.prepared.discard(name)
+            seat.prepared.discard(name)
+            if seat.place is not None:
                 seat.actor.cancel.remote(name)
         if not self._jobs:
             await asyncio.gather(
@@ -127,6 +134,8 @@ class Pool:
             for feeder in feeders:
                 feeder.cancel()
             await asyncio.gather(*feeders, return_exceptions=True)
+            if seat.failures:  # memory of the one before may not be free yet
+                await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** (seat.failures - 1)))
 
     async def _hire(self, seat: _Seat) -> None:
         """Start a worker's process, as soon as a node has room for it."""
@@ -149,8 +158,9 @@ class Pool:
             seat.actor = ray.remote(**options)(self._worker).remote()
             try:
                 place: Place = await seat.actor.place.remote()
-            except DIED:
-                await asyncio.sleep(1)
+            except RayError as error:
+                await self._failed_start(seat, WorkerStartError("workers", _reason(error), "See Ray's logs"))
+                await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** (seat.failures - 1)))
                 continue
             seat.cores = self._free_cores(place)
             seat.place = place
@@ -173,6 +183,16 @@ class Pool:
             remove_placement_group(seat.group)
         seat.actor = seat.group = seat.place = seat.cores = seat.engine_key = None
         seat.prepared.clear()
+        seat.culprit = None
+
+    async def _failed_start(self, seat: _Seat, error: InputError, job: Job | None = None) -> None:
+        """Note that a worker did not start; jobs for which none works are given up at last."""
+        seat.failures += 1
+        for one in [job] if job else list(self._jobs):
+            one.failed_starts += 1
+            works = any(one.name in other.prepared for other in self._seats)
+            if one.failed_starts >= START_TRIES and not works:
+                await self._tell(one, "abort", error)
 
     async def _feed(self, seat: _Seat, ahead: bool) -> None:
         """Give a worker one shard after another; returns when the worker has to be replaced."""
@@ -180,43 +200,48 @@ class Pool:
             found = await self._find(seat, ahead)
             if found is None:
                 return
-            job, shard = found
-            seat.under_way.append(shard)
-            try:
-                alive = await self._measure(seat, job, shard)
-            finally:
-                seat.under_way.remove(shard)
+            alive = await self._measure(seat, *found)
             self._wake()
             if not alive:
                 return
 
     async def _measure(self, seat: _Seat, job: Job, shard: Shard) -> bool:
         """Have a shard measured; tells whether the worker can go on."""
-        # Only what the engine is at work on can be the cause of its end.
-        at_work = seat.under_way[0] is shard
         try:
             await self._prepare(seat, job)
-            measurement = await seat.actor.measure.remote(job.name, shard)
-        except DIED:
-            await self._tell(job, "lost", shard, "the worker's process ended", at_work)
-            return False
-        except RayTaskError as error:
-            cause = error.cause
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-            memory = isinstance(cause, OutOfMemoryError)
-            await self._tell(job, "lost", shard, reason, at_work, memory)
-            # What an engine is worth after an error nobody knows; a new one is sure.
+        except RayError as error:
+            await self._tell(job, "lost", shard, _reason(error), False)
             return False
         except asyncio.CancelledError:
-            # The other feeder found the worker dead.
-            await asyncio.shield(self._tell(job, "lost", shard, "the worker's process ended", at_work))
+            await self._tell(job, "lost", shard, "the worker's process ended", False)
             raise
+        seat.under_way.append(shard)
+        try:
+            measurement = await seat.actor.measure.remote(job.name, shard)
+        except RayTaskError as error:
+            # What an engine is worth after an error nobody knows; a new one is sure.
+            memory = isinstance(error.cause, OutOfMemoryError)
+            await self._tell(job, "lost", shard, _reason(error), True, memory)
+            return False
+        except RayError as error:
+            # Only what the worker was at can be the cause; its feeders learn of its end in any order.
+            seat.culprit = seat.culprit or seat.under_way[0]
+            memory = isinstance(error, NodeOutOfMemoryError)
+            await self._tell(job, "lost", shard, "the worker's process ended", seat.culprit is shard, memory)
+            return False
+        except asyncio.CancelledError:
+            # The other feeder found the worker dead or of no use.
+            seat.culprit = seat.culprit or seat.under_way[0]
+            await self._tell(job, "lost", shard, "the worker's process ended", seat.culprit is shard)
+            raise
+        finally:
+            seat.under_way.remove(shard)
         if measurement is not None:
-            await self._tell(job, "finished", shard, measurement)
+            await asyncio.shield(self._tell(job, "finished", shard, measurement))
         return True
 
     async def _prepare(self, seat: _Seat, job: Job) -> None:
-        """Get a worker ready for a job; where the job cannot be measured at all, its coordinator is told."""
+        """Get a worker ready for a job."""
         async with seat.lock:
             if job.name in seat.prepared:
                 return
@@ -224,15 +249,12 @@ class Pool:
             try:
                 await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
             except RayTaskError as error:
-                if not isinstance(error.cause, InputError):
-                    raise
-                job.failed_starts += 1
-                if job.failed_starts >= START_TRIES or not isinstance(error.cause, EngineStartError):
-                    await self._tell(job, "abort", error.cause)
+                if isinstance(error.cause, InputError):
+                    await self._failed_start(seat, error.cause, job)
                 raise
             if starts:
                 meters.engine_starts.inc()
-            job.failed_starts = 0
+            seat.failures = job.failed_starts = 0
             seat.engine_key = job.engine_key
             seat.prepared.add(job.name)
         self._wake()
@@ -297,14 +319,20 @@ class Pool:
         """Call a job's coordinator. A dead one ends the job here: a new one comes with a new submission."""
         try:
             return await getattr(job.coordinator, method).remote(*arguments)
-        except DIED:
-            self._jobs = [other for other in self._jobs if other is not job]
         except RayTaskError as error:
             # The coordinator has ended the job by itself, for it could not write.
             if not isinstance(error.cause, InputError):
                 raise
+        except RayError:
+            self._jobs = [other for other in self._jobs if other is not job]
         return None
 
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _reason(error: RayError) -> str:
+    """The first line of what went wrong, without Ray's wrapping."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]

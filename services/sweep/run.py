@@ -12,7 +12,15 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from services.sweep.cluster import cluster, on_this_node, this_node, worker_resources
-from services.sweep.coordinator import WORKING, Coordinator, Progress, require_same_job
+from services.sweep.coordinator import (
+    LEASE_SECONDS,
+    WORKING,
+    Coordinator,
+    Progress,
+    claim,
+    lease_of,
+    require_same_job,
+)
 from services.sweep.nodes import FileServer, store_folder
 from services.sweep.plan import Plan, make_plan
 from services.sweep.pool import Job, Pool
@@ -48,27 +56,36 @@ class Run:
         """Measure what is left; yields the progress whenever it has changed. The last one says how it
         ended. Raises InputError where the job cannot be measured."""
         self._plan_ref = None if self.outside else ray.put(self.plan)
+        lease = None
         try:
+            if self.outside:
+                lease = lease_of(self.out)
+                claim(Results(self.out), self.plan, lease, LEASE_SECONDS)
             yield from self._watch()
             if self.outside:
                 self._take_over()
         finally:
+            if lease is not None:
+                lease.release()
             # The workers hold what the next run needs, in whatever process this one lies about.
             for name in ("pool", "server"):
                 if name in self._actors:
                     ray.kill(self._actors.pop(name))
 
     def _watch(self) -> Iterator[Progress]:
-        seen, done = -1, 0
+        self._seen, done = -1, 0
         state = WORKING
         while state == WORKING:
             try:
                 self._start_what_is_missing()
                 progress: Progress = ray.get(
-                    self._actors["coordinator"].changed.remote(seen, WAIT_SECONDS), timeout=60
+                    self._actors["coordinator"].changed.remote(self._seen, WAIT_SECONDS), timeout=60
                 )
                 probes = [self._actors["pool"].state.remote(), self._actors["server"].ready.remote()]
-                ray.get(probes, timeout=60)
+                pool, _ = ray.get(probes, timeout=60)
+                if progress.state == WORKING and self.name not in pool["jobs"]:
+                    # The pool could not reach the coordinator for a moment, and took it for dead.
+                    self._submit()
                 if self.outside:
                     self._mirror()
             except RayActorError as error:
@@ -80,9 +97,9 @@ class Run:
                 raise
             if progress.error is not None:
                 raise progress.error
-            if progress.revision != seen:
+            if progress.revision != self._seen:
                 yield progress
-                seen, state = progress.revision, progress.state
+                self._seen, state = progress.revision, progress.state
             if progress.done > done:
                 done, self._lives = progress.done, LIVES
 
@@ -112,17 +129,20 @@ class Run:
             pool = on_this_node(Pool).remote(self.plan.spec.resources.workers, resources, self.worker)
             ray.get(pool.open.remote())
             self._actors["pool"] = pool
-            if "coordinator" not in new:
-                ray.get(self._actors["coordinator"].reclaim.remote())
         if new:
-            job = Job(
-                name=self.name,
-                coordinator=self._actors["coordinator"],
-                plan=self._plan_ref,
-                server=self._actors["server"],
-                engine_key=self.plan.engine_key,
-            )
-            ray.get(self._actors["pool"].submit.remote(job))
+            self._submit()
+
+    def _submit(self) -> None:
+        """Give the job to the pool; what the coordinator takes for being under way is not any more."""
+        job = Job(
+            name=self.name,
+            coordinator=self._actors["coordinator"],
+            plan=self._plan_ref,
+            server=self._actors["server"],
+            engine_key=self.plan.engine_key,
+        )
+        ray.get(self._actors["coordinator"].reclaim.remote())
+        ray.get(self._actors["pool"].submit.remote(job))
 
     def _mirror(self) -> None:
         """Keep here what is finished there."""
@@ -135,8 +155,7 @@ class Run:
         """At the end: finish the results here, and leave none there."""
         here = Results(self.out)
         coordinator = self._actors["coordinator"]
-        for name in ("spec.json", "inputs.json", "run.json"):
-            here.write_json(name, ray.get(coordinator.read_json.remote(name)))
+        here.write_json("run.json", ray.get(coordinator.read_json.remote("run.json")))
         here.merge()
         write_summary(self.out)
         ray.get(coordinator.discard.remote())
@@ -152,6 +171,7 @@ class Run:
                     ray.get(getattr(self._actors[name], probe).remote(), timeout=60)
                 except RayActorError:
                     del self._actors[name]
+                    self._seen = -1
 
 
 @contextmanager
@@ -164,7 +184,7 @@ def open_run(
     while it runs, where another process is at work in it.
     """
     out = out.resolve()
-    here = spec.resources.workers if address == "local" else 1
+    here = spec.resources.workers if address == "local" else 0
     plan = make_plan(spec, here)
     require_same_job(Results(out), plan)
     with cluster(address):

@@ -6,7 +6,7 @@ Plain bookkeeping without clock, network or disk, so that it can be tested by it
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -33,18 +33,20 @@ class Shard:
 
 @dataclass
 class _Open:
-    """A point that was begun: how many prompts are measured, and how often a worker failed on it."""
+    """A point that was begun: what is measured, and how often a worker failed on each of its parts."""
 
-    tries: int = 0
+    tries: Counter[int] = field(default_factory=Counter)
     measured: dict[int, Measurement] = field(default_factory=dict)
 
 
 class Schedule:
-    """The points that are left of a landscape. `failed` has those that were given up, with the reason."""
+    """The points that are left of a landscape, each of so many `prompts`, of which an engine takes `batch`
+    at a time. `failed` has those that were given up, with the reason."""
 
-    def __init__(self, todo: Iterable[Point], prompts: int) -> None:
+    def __init__(self, todo: Iterable[Point], prompts: int, batch: int) -> None:
         self._points = deque(todo)
         self._prompts = prompts
+        self._batch = batch
         self._waiting: deque[Shard] = deque()
         self._open: dict[Point, _Open] = {}
         self._out: dict[tuple[Point, int], Shard] = {}
@@ -95,14 +97,14 @@ class Schedule:
         point = self._open.get(shard.point)
         if self._out.pop((shard.point, shard.begin), None) is None or point is None:
             return
-        point.tries += blamed
-        if point.tries >= TRIES:
+        point.tries[shard.begin] += blamed
+        if point.tries[shard.begin] >= TRIES:
             self.failed[shard.point] = reason
             del self._open[shard.point]
             self._waiting = deque(other for other in self._waiting if other.point != shard.point)
             return
         if smaller_batch:
-            size = shard.batch or shard.end - shard.begin
+            size = shard.batch or min(shard.end - shard.begin, self._batch)
             shard = replace(shard, batch=max(1, size // 2))
         self._waiting.append(shard)
 

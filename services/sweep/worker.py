@@ -13,7 +13,7 @@ import ray
 import torch
 
 from services.engine.engine import Engine, Interrupted
-from services.engine.weights import DirectionFile
+from services.engine.weights import TensorSource
 from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
 from services.sweep.plan import Plan
@@ -64,11 +64,11 @@ class _Job:
     """A plan on this node: the model's folder, and the directions of both axes by seed."""
 
     plan: Plan
-    model: Path
-    first: dict[int | None, DirectionFile]
-    second: dict[int | None, DirectionFile]
+    model: TensorSource
+    first: dict[int | None, TensorSource]
+    second: dict[int | None, TensorSource]
 
-    def steps(self, point: Point) -> list[tuple[DirectionFile, float]]:
+    def steps(self, point: Point) -> list[tuple[TensorSource, float]]:
         """What leads from the model to a point."""
         steps = []
         for axis, coefficient in ((self.first, point.alpha), (self.second, point.beta)):
@@ -100,13 +100,13 @@ class Worker:
     def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
         """Get ready for a job: bring its files and directions to this node, and start the engine unless
         it runs. Raises InputError."""
-        for ended in self._cancelled:
+        self._cancelled.discard(name)
+        for ended in list(self._cancelled):
             self._jobs.pop(ended, None)
-        self._cancelled.clear()
         self._jobs[name] = job = _on_this_node(plan, server)
         if self._engine is not None:
             return
-        require_memory(Checkpoint.open(job.model), plan.spec.engine)
+        require_memory(Checkpoint.open(Path(job.model.path)), plan.spec.engine)
         try:
             self._engine = Engine(job.model, plan.spec.engine, cores)
         except Exception as error:  # vLLM's own are of many kinds
@@ -174,8 +174,8 @@ def _on_this_node(plan: Plan, server: Any) -> _Job:
     model = folder_here(plan.model, server)
     base = Checkpoint.open(model)
     cache = cache_dir() / "directions"
-    first: dict[int | None, DirectionFile] = {}
-    second: dict[int | None, DirectionFile] = {}
+    first: dict[int | None, TensorSource] = {}
+    second: dict[int | None, TensorSource] = {}
     endpoints = [None if folder is None else folder_here(folder, server) for folder in plan.endpoints]
     digest = plan.model.digest
     for number, axis in enumerate((plan.spec.axis, plan.spec.second_axis)):
@@ -183,7 +183,9 @@ def _on_this_node(plan: Plan, server: Any) -> _Job:
         if axis is None:
             continue
         if isinstance(axis.direction, InterpolationDirection):
-            directions[None] = DirectionFile(str(endpoints[number]), endpoint=True)
+            folder = plan.endpoints[number]
+            assert folder is not None
+            directions[None] = TensorSource(str(endpoints[number]), True, folder.digest)
             continue
         for seed in axis.direction.seeds:
             along = None
@@ -193,5 +195,5 @@ def _on_this_node(plan: Plan, server: Any) -> _Job:
                 identity = f"seed {seed}" if folder is None else folder.digest
                 along = FirstDirection(identity, file.open(), file.endpoint)
             path = cached_random_direction(base, digest, seed, cache, along)
-            directions[seed] = DirectionFile(str(path), endpoint=False)
-    return _Job(plan, model, first, second)
+            directions[seed] = TensorSource(str(path), endpoint=False)
+    return _Job(plan, TensorSource(str(model), True, digest), first, second)

@@ -13,7 +13,7 @@ import ray
 from services.sweep.nodes import Folder
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
-from services.sweep.worker import OutOfMemoryError, Place
+from services.sweep.worker import EngineStartError, OutOfMemoryError, Place
 from visage_core.checkpoints import Checkpoint
 from visage_core.grid import Point
 from visage_core.prompts import PromptSet
@@ -61,7 +61,8 @@ class FakeWorker:
     """Answers as `services.sweep.worker.Worker` does, at once and from nothing.
 
     `sabotage` in a plan's inputs tells it where to fail: {"kill": alpha}, {"raise": alpha} or
-    {"memory": alpha}, at every visit, or with "once": a file, only until that file is there.
+    {"memory": alpha}, at every visit, or with "once": a file, only until that file is there. `no_start`
+    keeps it from starting: "ever", or a file until that is there.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,11 @@ class FakeWorker:
     @ray.method(concurrency_group="engine")
     def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
         self._cancelled.discard(name)
+        once = plan.inputs.get("no_start", "")
+        if once == "ever" or (once and not Path(once).exists()):
+            if once != "ever":
+                Path(once).touch()
+            raise EngineStartError("engine", "vLLM did not start: it is a fake", "Use a real one")
         self._plans[name] = plan
 
     @ray.method(concurrency_group="engine")

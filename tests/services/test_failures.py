@@ -28,6 +28,7 @@ from services.sweep.pool import Job, Pool, WorkerResources
 from services.sweep.report import write_figures
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
+from services.sweep.worker import EngineStartError
 from tests.services.fakes import FakeWorker, fake_measurement, fake_plan, fake_verdict, other_engine
 from visage_core.grid import Point, points
 from visage_core.results import Results, ResultsError
@@ -226,6 +227,24 @@ def test_a_point_too_large_for_memory_is_done_in_smaller_batches(nodes: Cluster,
     last = finish(run_of(tmp_path / "out", sabotage={"memory": 0.25}))
     assert (last.state, last.failed) == (DONE, 0)
     expect_whole(tmp_path / "out")
+
+
+def test_an_engine_that_never_starts_ends_the_job_with_its_reason(nodes: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(EngineStartError, match="it is a fake"):
+        finish(run_of(tmp_path / "out", no_start="ever"))
+
+
+def test_one_worker_that_does_not_start_harms_no_point(nodes: Cluster, tmp_path: Path) -> None:
+    last = finish(run_of(tmp_path / "out", no_start=str(tmp_path / "failed")))
+    assert (last.state, last.failed) == (DONE, 0)
+    expect_whole(tmp_path / "out")
+
+
+def test_a_deadly_point_costs_few_workers(nodes: Cluster, tmp_path: Path) -> None:
+    """It is given up after three deaths, and its neighbours in the queue are not blamed."""
+    spec = {"axis": {"points": 41, "direction": {"kind": "random", "seeds": [0]}}}
+    last = finish(run_of(tmp_path / "out", workers=1, spec=spec, sabotage={"kill": 0.25}))
+    assert (last.state, last.failed, last.done) == (DONE, 1, 40)
 
 
 def test_two_coordinators_on_one_folder(

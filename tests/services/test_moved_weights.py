@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from services.engine.engine import Engine
-from services.engine.weights import DirectionFile
+from services.engine.weights import TensorSource
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import FirstDirection, cached_random_direction
 from visage_core.judges import JUDGES
@@ -38,15 +38,19 @@ class Warm:
 
     engine: Engine
     model: Path
-    directions: dict[str, DirectionFile]
+    directions: dict[str, TensorSource]
     prompts: list[list[int]]
 
     def texts(self, place: Place | None) -> list[str]:
         """The responses at a place; None is the origin."""
-        self.engine.move(self.model, self.steps(place or ()))
+        self.engine.move(self.origin, self.steps(place or ()))
         return [response.text for response in self.engine.generate(self.prompts, GENERATION, [])]
 
-    def steps(self, place: Place) -> list[tuple[DirectionFile, float]]:
+    @property
+    def origin(self) -> TensorSource:
+        return TensorSource(str(self.model), endpoint=True)
+
+    def steps(self, place: Place) -> list[tuple[TensorSource, float]]:
         return [(self.directions[name], coefficient) for name, coefficient in place]
 
 
@@ -56,16 +60,16 @@ def warm(aligned: Path, harmful: Path, tmp_path_factory: pytest.TempPathFactory)
     cache = tmp_path_factory.mktemp("directions")
     path = cached_random_direction(base, base.digest(), 7, cache)
     directions = {
-        "random": DirectionFile(str(path), endpoint=False),
-        "interpolation": DirectionFile(str(harmful), endpoint=True),
+        "random": TensorSource(str(path), endpoint=False),
+        "interpolation": TensorSource(str(harmful), endpoint=True),
     }
     for name in ("random", "interpolation"):
         first = FirstDirection(name, directions[name].open(), directions[name].endpoint)
         path = cached_random_direction(base, base.digest(), 7, cache, first)
-        directions[f"orthogonal to {name}"] = DirectionFile(str(path), endpoint=False)
+        directions[f"orthogonal to {name}"] = TensorSource(str(path), endpoint=False)
     asked = load_prompts(PromptSpec(limit=80)).prompts
     prompts = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
-    return Warm(Engine(aligned, ENGINE), aligned, directions, prompts)
+    return Warm(Engine(TensorSource(str(aligned), endpoint=True), ENGINE), aligned, directions, prompts)
 
 
 def some_places() -> list[Place]:
@@ -136,7 +140,7 @@ def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(warm: War
 
 @pytest.mark.parametrize("alpha", [0.0, 0.12, 0.3])
 def test_early_stop_changes_no_verdict(warm: Warm, alpha: float) -> None:
-    warm.engine.move(warm.model, [(warm.directions["random"], alpha)])
+    warm.engine.move(warm.origin, [(warm.directions["random"], alpha)])
     whole = warm.engine.generate(warm.prompts, GENERATION, [])
     for judge in JUDGES.values():
         stopped = warm.engine.generate(warm.prompts, GENERATION, judge.stops())

@@ -63,6 +63,17 @@ def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -
         )
         assert done.returncode == 0, done.stderr
         expect_whole(out)
+        before = (out / "points.parquet").read_bytes()
+        again = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert again.returncode == 0, again.stderr
+        assert (out / "points.parquet").read_bytes() == before, "finished points were measured again"
+        other = [*command[:-1], json.dumps({**spec, "judge": "keyword-modern"})]
+        refused = subprocess.run(
+            other, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert "holds another landscape" in refused.stderr
         assert json.loads((out / "summary.json").read_text())["run"]["state"] == DONE
         assert not list(there.glob("jobs/*/**/*.parquet"))
         assert [path.name for path in there.glob("models/*/*.safetensors")] == ["model.safetensors"]

@@ -16,7 +16,7 @@ POINTS = points(PLAN.spec)
 @settings(max_examples=200)
 @given(st.data(), st.integers(1, 30))
 def test_whatever_fails_every_point_is_finished_once_or_given_up(data: st.DataObject, workers: int) -> None:
-    schedule = Schedule(POINTS, 40)
+    schedule = Schedule(POINTS, 40, 128)
     out: list[Shard] = []
     finished: list[Point] = []
     for _ in range(10_000):
@@ -46,32 +46,32 @@ def test_whatever_fails_every_point_is_finished_once_or_given_up(data: st.DataOb
 
 
 def test_points_are_whole_while_there_are_enough_of_them() -> None:
-    schedule = Schedule(POINTS, 40)
+    schedule = Schedule(POINTS, 40, 128)
     shards = [schedule.take(2) for _ in range(7)]
     assert [(s.begin, s.end) for s in shards if s] == [(0, 40)] * 7
 
 
 def test_the_last_points_are_split_among_idle_workers() -> None:
-    schedule = Schedule(POINTS[:1], 40)
+    schedule = Schedule(POINTS[:1], 40, 128)
     shards = [schedule.take(4) for _ in range(5)]
     assert [(s.begin, s.end) for s in shards if s] == [(0, 10), (10, 20), (20, 30), (30, 40)]
 
 
 def test_a_point_is_not_split_into_crumbs() -> None:
-    schedule = Schedule(POINTS[:1], 40)
+    schedule = Schedule(POINTS[:1], 40, 128)
     first = schedule.take(1000)
     assert first is not None
     assert first.end - first.begin >= SMALLEST_PART
 
 
 def test_nothing_lies_ready_for_a_busy_worker_while_others_are_idle() -> None:
-    schedule = Schedule(POINTS[:3], 40)
+    schedule = Schedule(POINTS[:3], 40, 128)
     assert schedule.take(4, ahead=True) is None
     assert schedule.take(2, ahead=True) is not None
 
 
 def test_a_point_that_fails_again_and_again_is_given_up_with_its_reason() -> None:
-    schedule = Schedule(POINTS[:1], 40)
+    schedule = Schedule(POINTS[:1], 40, 128)
     for attempt in range(TRIES):
         assert not schedule.over
         shard = schedule.take(1)
@@ -82,7 +82,7 @@ def test_a_point_that_fails_again_and_again_is_given_up_with_its_reason() -> Non
 
 
 def test_a_loss_that_is_not_the_points_own_does_not_count_against_it() -> None:
-    schedule = Schedule(POINTS[:1], 40)
+    schedule = Schedule(POINTS[:1], 40, 128)
     for _ in range(10 * TRIES):
         shard = schedule.take(1)
         assert shard is not None
@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_the_points_own_does_not_count_against_it() -> None:
 
 
 def test_a_piece_for_which_memory_was_short_comes_back_with_a_smaller_batch() -> None:
-    schedule = Schedule(POINTS[:1], 40)
+    schedule = Schedule(POINTS[:1], 40, 128)
     sizes = []
     for _ in range(2):
         shard = schedule.take(1)
@@ -102,9 +102,29 @@ def test_a_piece_for_which_memory_was_short_comes_back_with_a_smaller_batch() ->
 
 
 def test_a_result_that_comes_too_late_counts_for_nothing() -> None:
-    schedule = Schedule(POINTS[:1], 40)
+    schedule = Schedule(POINTS[:1], 40, 128)
     shard = schedule.take(1)
     assert shard is not None
     schedule.stop()
     assert schedule.finish(shard, fake_measurement(PLAN, shard)) is None
     assert schedule.over
+
+
+def test_parts_of_a_point_that_are_lost_together_do_not_give_it_up() -> None:
+    schedule = Schedule(POINTS[:1], 40, 128)
+    parts = [schedule.take(4) for _ in range(4)]
+    for part in parts:
+        assert part is not None
+        schedule.put_back(part, "their node went away")
+    assert not schedule.failed
+    assert schedule.left == 4
+
+
+def test_a_smaller_batch_is_smaller_than_the_engines() -> None:
+    schedule = Schedule(POINTS[:1], 40, 16)
+    shard = schedule.take(1)
+    assert shard is not None
+    schedule.put_back(shard, "no memory", smaller_batch=True)
+    again = schedule.take(1)
+    assert again is not None
+    assert again.batch == 8
