@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,9 +28,6 @@ def cluster(address: str) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Ray would hide the GPUs from a driver that asks for none, and the plan looks at them.
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    if address.startswith("ray://") and (Path.home() / ".ray" / "auth_token").is_file():
-        # Ray's client sends the token of the cluster only where it is told to.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": psutil.cpu_count() or 1}
@@ -41,8 +37,8 @@ def cluster(address: str) -> Iterator[None]:
         raise ClusterError(
             "address",
             f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
-            "Start one with `ray start --head`, or use --address local; a cluster elsewhere may want its "
-            "token (RAY_AUTH_TOKEN)",
+            "Start one with `ray start --head`, or use --address local; through ray:// most clusters want "
+            "RAY_AUTH_MODE=token in the environment, and their token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from None
     try:
         yield

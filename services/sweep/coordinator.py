@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,9 +112,10 @@ class Coordinator:
         self._begun = time.monotonic()
         await self._settle()
 
-    def next(self, workers: int, ahead: bool = False) -> Shard | None:
-        """The next piece of work for one of `workers`; None where there is none now."""
-        shard = self._schedule.take(workers, ahead)
+    def next(self, workers: int, ahead: bool = False, alone: bool = True) -> Shard | None:
+        """The next piece of work for one of `workers`, as `Schedule.take` hands them out; None where there
+        is none now."""
+        shard = self._schedule.take(workers, ahead, alone)
         meters.queue_depth.set(self._schedule.left)
         return shard
 
@@ -138,10 +139,12 @@ class Coordinator:
             meters.points.inc()
         await self._settle()
 
-    async def lost(self, shard: Shard, reason: str, blamed: bool, smaller_batch: bool = False) -> None:
-        """Take a piece back from a worker that failed; `blamed` where the piece may be the cause."""
+    async def lost(
+        self, shard: Shard, reason: str, *, blamed: bool, suspect: bool = False, smaller_batch: bool = False
+    ) -> None:
+        """Take a piece back from a worker that failed, as `Schedule.put_back` does."""
         meters.retries.inc()
-        self._schedule.put_back(shard, reason, blamed=blamed, smaller_batch=smaller_batch)
+        self._schedule.put_back(shard, reason, blamed=blamed, suspect=suspect, smaller_batch=smaller_batch)
         await self._settle()
 
     def left(self) -> int:
@@ -198,11 +201,9 @@ class Coordinator:
 
     async def changed(self, since: int, timeout: float) -> Progress:
         """The progress, as soon as it is another than at revision `since`, or after `timeout` seconds."""
-        async with self._changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._revision != since), timeout=timeout
-                )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._revision != since)
         return self.progress()
 
     async def _write(self, results: list[PointResult]) -> None:

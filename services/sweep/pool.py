@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from visage_core.errors import InputError
 LOOK_AGAIN_SECONDS = 2.0
 # A job for which so many workers in a row do not even start, and none works, is given up.
 START_TRIES = 3
+DEATH = "the worker's process ended"
 LONGEST_PAUSE_SECONDS = 30.0
 
 
@@ -59,8 +61,8 @@ class _Seat:
     cores: list[int] | None = None
     engine_key: str | None = None
     prepared: set[str] = field(default_factory=set)
-    under_way: list[Shard] = field(default_factory=list)  # at the worker, in its order
-    culprit: Shard | None = None  # what the worker was at when it died
+    held: list[Shard] = field(default_factory=list)  # at work, or lying ready
+    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     failures: int = 0  # starts that failed in a row
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -113,7 +115,7 @@ class Pool:
                 {
                     "node": seat.place and seat.place.node,
                     "engine": seat.engine_key,
-                    "under_way": len(seat.under_way),
+                    "under_way": len(seat.held),
                 }
                 for seat in self._seats
             ],
@@ -183,7 +185,6 @@ class Pool:
             remove_placement_group(seat.group)
         seat.actor = seat.group = seat.place = seat.cores = seat.engine_key = None
         seat.prepared.clear()
-        seat.culprit = None
 
     async def _failed_start(self, seat: _Seat, error: InputError, job: Job | None = None) -> None:
         """Note that a worker did not start; jobs for which none works are given up at last."""
@@ -200,7 +201,10 @@ class Pool:
             found = await self._find(seat, ahead)
             if found is None:
                 return
-            alive = await self._measure(seat, *found)
+            try:
+                alive = await self._measure(seat, *found)
+            finally:
+                seat.held.remove(found[1])
             self._wake()
             if not alive:
                 return
@@ -210,35 +214,35 @@ class Pool:
         try:
             await self._prepare(seat, job)
         except RayError as error:
-            await self._tell(job, "lost", shard, _reason(error), False)
+            await self._lost(job, shard, _reason(error))
             return False
         except asyncio.CancelledError:
-            await self._tell(job, "lost", shard, "the worker's process ended", False)
+            await self._lost(job, shard, DEATH)
             raise
-        seat.under_way.append(shard)
+        # With nothing beside it a shard is the cause of its worker's death; else each of them may be.
+        doubt = {"blamed": shard.alone, "suspect": not shard.alone}
         try:
             measurement = await seat.actor.measure.remote(job.name, shard)
         except RayTaskError as error:
             # What an engine is worth after an error nobody knows; a new one is sure.
             memory = isinstance(error.cause, OutOfMemoryError)
-            await self._tell(job, "lost", shard, _reason(error), True, memory)
+            await self._lost(job, shard, _reason(error), blamed=True, smaller_batch=memory)
             return False
         except RayError as error:
-            # Only what the worker was at can be the cause; its feeders learn of its end in any order.
-            seat.culprit = seat.culprit or seat.under_way[0]
             memory = isinstance(error, NodeOutOfMemoryError)
-            await self._tell(job, "lost", shard, "the worker's process ended", seat.culprit is shard, memory)
+            await self._lost(job, shard, DEATH, **doubt, smaller_batch=memory)
             return False
         except asyncio.CancelledError:
             # The other feeder found the worker dead or of no use.
-            seat.culprit = seat.culprit or seat.under_way[0]
-            await self._tell(job, "lost", shard, "the worker's process ended", seat.culprit is shard)
+            await self._lost(job, shard, DEATH, suspect=True)
             raise
-        finally:
-            seat.under_way.remove(shard)
         if measurement is not None:
             await asyncio.shield(self._tell(job, "finished", shard, measurement))
         return True
+
+    async def _lost(self, job: Job, shard: Shard, reason: str, blamed: bool = False, **how: bool) -> None:
+        """Give a shard back to its coordinator."""
+        await self._tell(job, "lost", shard, reason, blamed=blamed, **how)
 
     async def _prepare(self, seat: _Seat, job: Job) -> None:
         """Get a worker ready for a job."""
@@ -267,29 +271,36 @@ class Pool:
                 return None
             # Nothing lies ready for a worker before it is known which engine it has.
             for job in [] if ahead and seat.engine_key is None else self._in_turn(seat):
-                shard = await self._take(job, ahead)
+                shard = await self._take(seat, job, ahead)
                 if shard is not None:
                     if job in self._jobs:  # to the end of the line
                         self._jobs.remove(job)
                         self._jobs.append(job)
                     return job, shard
-            if not ahead and not seat.under_way and await self._other_kind_waits(seat):
+            if not ahead and not seat.held and await self._other_kind_waits(seat):
                 return None
-            try:
-                await asyncio.wait_for(news.wait(), LOOK_AGAIN_SECONDS)
-            except TimeoutError:
-                continue
+            # Not wait_for: until Python 3.12 it may swallow a cancellation that comes with the news.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                    await news.wait()
 
-    async def _take(self, job: Job, ahead: bool) -> Shard | None:
+    async def _take(self, seat: _Seat, job: Job, ahead: bool) -> Shard | None:
         """The next shard of a job; one that comes too late for a feeder that is being ended goes back."""
-        asking = asyncio.ensure_future(self._tell(job, "next", self._serving(job), ahead))
-        try:
-            shard: Shard | None = await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            if (late := await asking) is not None:
-                await self._tell(job, "lost", late, "the worker's process ended", False)
-            raise
-        return shard
+        async with seat.taking:
+            if any(shard.alone for shard in seat.held):
+                return None
+            asking = asyncio.ensure_future(
+                self._tell(job, "next", self._serving(job), ahead, alone=not seat.held)
+            )
+            try:
+                shard: Shard | None = await asyncio.shield(asking)
+            except asyncio.CancelledError:
+                if (late := await asking) is not None:
+                    await self._lost(job, late, DEATH)
+                raise
+            if shard is not None:
+                seat.held.append(shard)
+            return shard
 
     def _in_turn(self, seat: _Seat) -> list[Job]:
         """The jobs that a worker may serve, the one first that is next."""
@@ -304,7 +315,7 @@ class Pool:
 
     def _should_make_room(self, seat: _Seat) -> bool:
         """Whether a job finds no worker while there are several of this worker's kind."""
-        if seat.engine_key is None or seat.under_way:
+        if seat.engine_key is None or seat.held:
             return False
         served = {other.engine_key for other in self._seats}
         starved = None not in served and any(job.engine_key not in served for job in self._jobs)
@@ -315,10 +326,10 @@ class Pool:
         left = [await self._tell(job, "left") for job in others]
         return any(left)
 
-    async def _tell(self, job: Job, method: str, *arguments: Any) -> Any:
+    async def _tell(self, job: Job, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a job's coordinator. A dead one ends the job here: a new one comes with a new submission."""
         try:
-            return await getattr(job.coordinator, method).remote(*arguments)
+            return await getattr(job.coordinator, method).remote(*arguments, **options)
         except RayTaskError as error:
             # The coordinator has ended the job by itself, for it could not write.
             if not isinstance(error.cause, InputError):

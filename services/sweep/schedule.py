@@ -5,10 +5,10 @@ Plain bookkeeping without clock, network or disk, so that it can be tested by it
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from visage_core.grid import Point
 from visage_core.results import Measurement
@@ -22,13 +22,15 @@ SMALLEST_PART = 8
 class Shard:
     """The prompts `begin` to `end` at a point, counted over all prompt sets one after another.
 
-    `batch` is how many of them are generated at a time, None for as many as the engine takes.
+    `batch` is how many of them are generated at a time, None for as many as the engine takes. What is to be
+    measured `alone` shares its worker with nothing that lies ready there.
     """
 
     point: Point
     begin: int
     end: int
     batch: int | None = None
+    alone: bool = False
 
 
 @dataclass
@@ -62,20 +64,21 @@ class Schedule:
         """Whether every point is measured or given up."""
         return not (self._points or self._open)
 
-    def take(self, workers: int, ahead: bool = False) -> Shard | None:
+    def take(self, workers: int, ahead: bool = False, alone: bool = True) -> Shard | None:
         """The next piece for one of `workers`, None where there is none now.
 
         `ahead` asks for one to lie ready while the worker is busy; the last pieces are kept for workers
-        that are idle. Where fewer points than workers are left, a point is split by its prompts.
+        that are idle. `alone` says that the worker has nothing else: only then it gets suspects. Where
+        fewer points than workers are left, a point is split by its prompts.
         """
         if ahead and self.left < workers:
             return None
-        if not self._waiting and self._points:
-            self._begin(self._points.popleft(), workers)
-        if not self._waiting:
-            return None
-        shard = self._waiting.popleft()
-        self._out[shard.point, shard.begin] = shard
+        shard = next((shard for shard in self._waiting if alone or not shard.alone), None)
+        if shard is None and self._points:
+            shard = self._begin(self._points.popleft(), workers)
+        if shard is not None:
+            self._waiting.remove(shard)
+            self._out[shard.point, shard.begin] = shard
         return shard
 
     def finish(self, shard: Shard, measurement: Measurement) -> list[Measurement] | None:
@@ -91,9 +94,13 @@ class Schedule:
         return [point.measured[begin] for begin in sorted(point.measured)]
 
     def put_back(
-        self, shard: Shard, reason: str, *, blamed: bool = True, smaller_batch: bool = False
+        self, shard: Shard, reason: str, *, blamed: bool, suspect: bool = False, smaller_batch: bool = False
     ) -> None:
-        """Have a piece done again, after `TRIES` failures that are its own (`blamed`) give the point up."""
+        """Have a piece done again; after `TRIES` failures that are its own (`blamed`) give the point up.
+
+        A `suspect` is one of several that a worker had when it died: it is done alone from now on, so that
+        the next death tells whose it is.
+        """
         point = self._open.get(shard.point)
         if self._out.pop((shard.point, shard.begin), None) is None or point is None:
             return
@@ -106,7 +113,7 @@ class Schedule:
         if smaller_batch:
             size = shard.batch or min(shard.end - shard.begin, self._batch)
             shard = replace(shard, batch=max(1, size // 2))
-        self._waiting.append(shard)
+        self._waiting.append(replace(shard, alone=shard.alone or suspect))
 
     def reclaim(self) -> None:
         """Have all that is under way done again: those who were at it are gone."""
@@ -120,9 +127,12 @@ class Schedule:
         self._waiting.clear()
         self._open.clear()
 
-    def _begin(self, point: Point, workers: int) -> None:
+    def _begin(self, point: Point, workers: int) -> Shard:
+        """Split a point into parts; gives the first of them."""
         self._open[point] = _Open()
         parts = max(1, workers // (len(self._points) + 1))
         parts = max(1, min(parts, self._prompts // SMALLEST_PART))
         edges = [self._prompts * part // parts for part in range(parts + 1)]
-        self._waiting += [Shard(point, begin, end) for begin, end in itertools.pairwise(edges)]
+        shards = [Shard(point, begin, end) for begin, end in pairwise(edges)]
+        self._waiting += shards
+        return shards[0]

@@ -50,6 +50,8 @@ def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -
         out = tmp_path / "out"
         address = f"ray://127.0.0.1:{port}"
         command = [sys.executable, "-m", "tests.services.fake_run", address, str(out), json.dumps(spec)]
+        # Ray makes a token for the head; a client sends it only where it is told to.
+        environment |= {"RAY_AUTH_MODE": "token"}
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
         assert driver.stdout is not None
         while int(driver.stdout.readline() or 99) < 10:

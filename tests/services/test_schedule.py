@@ -38,7 +38,7 @@ def test_whatever_fails_every_point_is_finished_once_or_given_up(data: st.DataOb
                 schedule.reclaim()
                 out.clear()
             else:
-                schedule.put_back(shard, "why", blamed=outcome == "blamed")
+                schedule.put_back(shard, "why", blamed=outcome == "blamed", suspect=outcome == "lost")
     assert schedule.over
     assert len(finished) == len(set(finished))
     assert {*finished, *schedule.failed} == set(POINTS)
@@ -76,7 +76,7 @@ def test_a_point_that_fails_again_and_again_is_given_up_with_its_reason() -> Non
         assert not schedule.over
         shard = schedule.take(1)
         assert shard is not None
-        schedule.put_back(shard, f"reason {attempt}")
+        schedule.put_back(shard, f"reason {attempt}", blamed=True)
     assert schedule.over
     assert schedule.failed == {POINTS[0]: f"reason {TRIES - 1}"}
 
@@ -97,7 +97,7 @@ def test_a_piece_for_which_memory_was_short_comes_back_with_a_smaller_batch() ->
         shard = schedule.take(1)
         assert shard is not None
         sizes.append(shard.batch)
-        schedule.put_back(shard, "no memory", smaller_batch=True)
+        schedule.put_back(shard, "no memory", blamed=True, smaller_batch=True)
     assert sizes == [None, 20]
 
 
@@ -115,7 +115,7 @@ def test_parts_of_a_point_that_are_lost_together_do_not_give_it_up() -> None:
     parts = [schedule.take(4) for _ in range(4)]
     for part in parts:
         assert part is not None
-        schedule.put_back(part, "their node went away")
+        schedule.put_back(part, "their node went away", blamed=True)
     assert not schedule.failed
     assert schedule.left == 4
 
@@ -124,7 +124,20 @@ def test_a_smaller_batch_is_smaller_than_the_engines() -> None:
     schedule = Schedule(POINTS[:1], 40, 16)
     shard = schedule.take(1)
     assert shard is not None
-    schedule.put_back(shard, "no memory", smaller_batch=True)
+    schedule.put_back(shard, "no memory", blamed=True, smaller_batch=True)
     again = schedule.take(1)
     assert again is not None
     assert again.batch == 8
+
+
+def test_a_suspect_waits_for_a_worker_that_has_nothing_else() -> None:
+    schedule = Schedule(POINTS[:3], 40, 128)
+    shard = schedule.take(1)
+    assert shard is not None
+    schedule.put_back(shard, "one of two was the cause", blamed=False, suspect=True)
+    beside = schedule.take(1, alone=False)
+    assert beside is not None
+    assert beside.point != shard.point
+    again = schedule.take(1, alone=True)
+    assert again is not None
+    assert (again.point, again.alone) == (shard.point, True)
