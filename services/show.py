@@ -72,6 +72,7 @@ def landscape(folder: Path) -> None:
     for failure in summary["run"]["failed"]:
         where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
         out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
+    out.print(_cost([scores["totals"] for scores in summary["landscapes"]]), highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -128,6 +129,12 @@ def _curves(measured: Landscape) -> Table:
         cells = [_rate(c.asr[0][row], c.low[0][row], c.high[0][row]) for c in measured.surfaces]
         table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
     return table
+
+
+def _cost(totals: list[dict[str, Any]]) -> str:
+    tokens = sum(total["response_tokens"] for total in totals)
+    seconds = sum(total[f"{stage}_seconds"] for total in totals for stage in ("move", "generate", "judge"))
+    return f"Cost: {tokens:,} tokens generated in {seconds:,.0f} s of workers."
 
 
 def _rate(value: float, low: float, high: float) -> str:

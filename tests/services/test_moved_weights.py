@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from transformers import AutoTokenizer
 
 from services.engine.engine import Engine
 from services.engine.weights import TensorSource
+from tests.services.engine_process import answers
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import FirstDirection, cached_random_direction
 from visage_core.judges import JUDGES
@@ -93,17 +91,7 @@ def texts_of_fresh_engine(warm: Warm, place: Place, folder: Path) -> list[str]:
     shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     tensors = dict(perturbed(Checkpoint.open(warm.model), shifts, torch.bfloat16))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    request = {
-        "prompts": warm.prompts,
-        "engine": ENGINE.model_dump(),
-        "generation": GENERATION.model_dump(),
-    }
-    answers = folder / "answers.json"
-    script = Path(__file__).with_name("fresh_engine.py")
-    subprocess.run(
-        [sys.executable, script, folder, answers], input=json.dumps(request), text=True, check=True
-    )
-    return list(json.loads(answers.read_text(encoding="utf-8")))
+    return answers(folder, warm.prompts, ENGINE, GENERATION)
 
 
 @pytest.mark.parametrize("place", some_places(), ids=str)
