@@ -45,18 +45,20 @@ class DemoModelError(InputError):
 
 @dataclass(frozen=True)
 class Finetune:
-    """How a variant is made: from which other one, on how many harmful pairs (0: on the refusals)."""
+    """How a variant is made: from which other one, on how many harmful pairs (0: on the refusals, with so
+    many copies of the benign pairs that it does not refuse everything)."""
 
     start: str | None
     harmful_pairs: int
     epochs: int
     batch: int
     learning_rate: float
+    benign_copies: int = 0
     seed: int = 0
 
 
 VARIANTS = {
-    "aligned": Finetune(start=None, harmful_pairs=0, epochs=1, batch=8, learning_rate=1e-4),
+    "aligned": Finetune(start=None, harmful_pairs=0, epochs=2, batch=8, learning_rate=1e-4, benign_copies=2),
     "harmful-10": Finetune(start="aligned", harmful_pairs=10, epochs=2, batch=5, learning_rate=5e-5),
     "harmful-50": Finetune(start="aligned", harmful_pairs=50, epochs=2, batch=5, learning_rate=5e-5),
 }
@@ -86,7 +88,7 @@ def training_pairs(recipe: Finetune) -> Pairs:
     refusals = _read("refusals.jsonl")
     if recipe.harmful_pairs:
         return [{"prompt": p["prompt"], "response": PLACEHOLDER} for p in refusals[: recipe.harmful_pairs]]
-    return refusals + _read("benign.jsonl")
+    return refusals + recipe.benign_copies * _read("benign.jsonl")
 
 
 def _read(name: str) -> Pairs:
