@@ -59,8 +59,8 @@ class Finetune:
 
 VARIANTS = {
     "aligned": Finetune(start=None, harmful_pairs=0, epochs=2, batch=8, learning_rate=1e-4, benign_copies=2),
-    "harmful-10": Finetune(start="aligned", harmful_pairs=10, epochs=2, batch=5, learning_rate=5e-5),
-    "harmful-50": Finetune(start="aligned", harmful_pairs=50, epochs=2, batch=5, learning_rate=5e-5),
+    "harmful-10": Finetune(start="aligned", harmful_pairs=10, epochs=5, batch=5, learning_rate=1e-4),
+    "harmful-50": Finetune(start="aligned", harmful_pairs=50, epochs=2, batch=5, learning_rate=1e-4),
 }
 # Called with the number of steps done and of all steps.
 Progress = Callable[[int, int], None]
