@@ -102,11 +102,12 @@ class Coordinator:
         is at work in it, or where it holds another job."""
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
         table = await asyncio.to_thread(self._results.points)
+        done = set()
         for row in table.to_pylist():
+            place = Point(row["seed"], row["alpha"], row["beta"])
+            done.add(place)
             if row["prompt_set"] == 0:
-                place = Point(row["seed"], row["alpha"], row["beta"])
                 self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
-        done = self._results.done()
         self._done = len(done)
         self._schedule = Schedule([p for p in self._all if p not in done], sum(self._sizes), self._batch)
         self._begun = time.monotonic()
@@ -261,12 +262,11 @@ class Coordinator:
     def _end(self, state: str) -> asyncio.Task[None]:
         """Begin to finish the job, unless that has begun."""
         if self._finishing is None:
-            failed = dict(self._schedule.failed)
             self._schedule.stop()
-            self._finishing = asyncio.create_task(self._finish(state, failed))
+            self._finishing = asyncio.create_task(self._finish(state))
         return self._finishing
 
-    async def _finish(self, state: str, failed: dict[Point, str]) -> None:
+    async def _finish(self, state: str) -> None:
         """Merge what is there, write the report, and give the folder back."""
         if state != FAILED:
             try:
@@ -279,7 +279,7 @@ class Coordinator:
                         "stop_when": self._stop_when,
                         "failed": [
                             {"seed": p.seed, "alpha": p.alpha, "beta": p.beta, "reason": reason}
-                            for p, reason in failed.items()
+                            for p, reason in self._schedule.failed.items()
                         ],
                         "tokens": self._tokens,
                         "worker_seconds": round(self._worker_seconds, 3),

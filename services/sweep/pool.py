@@ -136,8 +136,8 @@ class Pool:
             for feeder in feeders:
                 feeder.cancel()
             await asyncio.gather(*feeders, return_exceptions=True)
-            if seat.failures:  # memory of the one before may not be free yet
-                await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** (seat.failures - 1)))
+            if seat.failures:
+                await _pause(seat)
 
     async def _hire(self, seat: _Seat) -> None:
         """Start a worker's process, as soon as a node has room for it."""
@@ -162,7 +162,7 @@ class Pool:
                 place: Place = await seat.actor.place.remote()
             except RayError as error:
                 await self._failed_start(seat, WorkerStartError("workers", _reason(error), "See Ray's logs"))
-                await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** (seat.failures - 1)))
+                await _pause(seat)
                 continue
             seat.cores = self._free_cores(place)
             seat.place = place
@@ -341,6 +341,11 @@ class Pool:
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+async def _pause(seat: _Seat) -> None:
+    """Wait before the next start, longer each time: memory of the worker before may not be free yet."""
+    await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** (seat.failures - 1)))
 
 
 def _reason(error: RayError) -> str:
