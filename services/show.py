@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from rich import progress as bars
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
 
 if TYPE_CHECKING:
+    from services.api.schemas import Estimate
+    from services.api.schemas import Landscape as JobStatus
+    from services.api.settings import Settings
     from services.bench import Report
+    from services.jobs.tables import KeyRow
     from services.sweep.coordinator import Progress
     from services.sweep.run import Run
     from visage_core.landscape import Landscape
@@ -76,6 +81,85 @@ def landscape(folder: Path) -> None:
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
+def serving(url: str, settings: Settings) -> None:
+    """Say that a service is ready, and what it takes."""
+    err.print(f"visage serves at {url}", highlight=False)
+    roots = ", ".join(map(str, settings.roots)) or "no folder"
+    err.print(f"Models and prompts: below {roots}", markup=False, highlight=False, soft_wrap=True)
+    if settings.models:
+        err.print(f"Models from elsewhere: {', '.join(settings.models)}", markup=False, highlight=False)
+    err.print(f"Results and logs: {settings.data}", markup=False, highlight=False, soft_wrap=True)
+    err.print("Ctrl-C stops it; jobs go on when it is started again.")
+
+
+def keys(rows: list[KeyRow]) -> None:
+    """Print the API keys."""
+    table = Table("id", "name", "scopes", "limits", "made", "")
+    for row in rows:
+        limits = ", ".join(f"{value:,} {name}" for name, value in row.limits.items())
+        state = "[red]revoked[/]" if row.revoked_at else "[green]valid[/]"
+        made = f"{row.created_at:%Y-%m-%d}"
+        table.add_row(row.id, escape(row.name), ", ".join(row.scopes), limits, made, state)
+    out.print(table)
+
+
+def jobs(found: list[JobStatus]) -> None:
+    """Print a line for each job."""
+    one_line = [Column(name, no_wrap=True) for name in ("id", "state", "points", "VISAGE", "model", "label")]
+    table = Table(*one_line)
+    for one in found:
+        table.add_row(
+            one.id,
+            _state(one),
+            f"{one.done}/{one.points}",
+            "-" if one.visage is None else f"{one.visage.value:.1f}",
+            escape(Path(one.model).name),
+            escape(one.label or ""),
+        )
+    out.print(table)
+
+
+def job(one: JobStatus) -> None:
+    """Print how far a job is."""
+    table = Table(show_header=False, title=f"job {one.id}")
+    table.add_row("state", _state(one))
+    table.add_row("model", escape(one.model))
+    if one.label:
+        table.add_row("label", escape(one.label))
+    table.add_row("points", f"{one.done} of {one.points}" + (f", {one.failed} failed" if one.failed else ""))
+    if one.eta_seconds is not None:
+        table.add_row("time left", f"about {one.eta_seconds:,.0f} s")
+    table.add_row("VISAGE", _visage(one))
+    table.add_row("cost", f"{one.tokens:,} tokens generated in {one.worker_seconds:,.0f} s of workers")
+    if one.error is not None:
+        table.add_row("error", escape(f"{one.error.field}: {one.error.problem}. {one.error.remedy}."))
+    out.print(table)
+
+
+def watching(changes: Iterator[JobStatus]) -> JobStatus:
+    """Follow a job under a progress bar; gives how it ended."""
+    last = None
+    with _bar() as bar:
+        task = bar.add_task("queued", total=None)
+        for last in changes:
+            bar.update(task, completed=last.done, total=last.points, description=_doing(last))
+    assert last is not None, "a service tells of a job at least once"
+    return last
+
+
+def estimate(one: Estimate) -> None:
+    """Print what a job would cost."""
+    table = Table(show_header=False, title="what it would cost")
+    table.add_row("points", f"{one.points:,}")
+    table.add_row("prompts to answer", f"{one.prompts:,}")
+    if one.prompt_tokens is not None:
+        table.add_row("tokens of the prompts", f"{one.prompt_tokens:,}")
+    table.add_row("tokens of the answers", f"at most {one.most_tokens:,}")
+    known = "unknown: no finished job on this model" if one.seconds is None else f"{one.seconds:,.0f} s"
+    table.add_row("time", known)
+    out.print(table)
+
+
 def spec_fields() -> None:
     """Print every field of a spec with its meaning and default."""
     table = Table("field", "default", "meaning")
@@ -112,6 +196,27 @@ def _description(now: Progress) -> str:
     point, rate = now.latest
     text = f"{point}: ASR " + ("unknown" if rate is None else f"{rate:.1f} %")
     return f"{text}, {_estimate(now)}" if now.estimate is not None else text
+
+
+def _state(one: JobStatus) -> str:
+    colours = {"done": "green", "failed": "red", "running": "cyan"}
+    return f"[{colours.get(one.state, 'yellow')}]{one.state}[/]"
+
+
+def _visage(one: JobStatus) -> str:
+    if one.visage is not None:
+        return f"{one.visage.value:.1f} ({one.visage.low:.1f} to {one.visage.high:.1f})"
+    if one.estimate is not None and one.state in ("running", "queued"):
+        return f"about {one.estimate.value:.1f} ({one.estimate.low:.1f} to {one.estimate.high:.1f})"
+    return "-"
+
+
+def _doing(one: JobStatus) -> str:
+    if one.state != "running" or one.latest is None:
+        return "starting the engine" if one.state == "running" else one.state
+    text = f"alpha = {one.latest.alpha:g}: ASR "
+    text += "unknown" if one.latest.asr is None else f"{one.latest.asr:.1f} %"
+    return f"{text}, VISAGE {_visage(one)}" if one.estimate is not None else text
 
 
 def _estimate(now: Progress) -> str:

@@ -61,6 +61,16 @@ def points(spec: LandscapeSpec) -> list[Point]:
     return sorted(levels, key=lambda point: (point != ORIGIN, levels[point]))
 
 
+def count_points(spec: LandscapeSpec) -> int:
+    """How many points there are, without making them: a spec of few bytes may ask for billions."""
+    along, across = spec.axis.points, spec.second_axis.points if spec.second_axis else 1
+    if spec.seeds == (None,):
+        return along * across
+    # What all directions share: the origin, or the line to another checkpoint.
+    shared = 1 if spec.axis.direction.kind == "random" else along
+    return shared + len(spec.seeds) * (along * across - shared)
+
+
 def _levels(axis: Axis) -> list[tuple[int, int]]:
     """For each coordinate how coarse a grid around the origin still holds it, and how far off it is."""
     coordinates = axis.coordinates()

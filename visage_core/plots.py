@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,6 +17,7 @@ from visage_core.spec import Axis, InterpolationDirection
 COLOURS = ("#3b6fb6", "#d1733a", "#4f9d69", "#8e6bb0", "#b5547a", "#6b7780", "#b59a2c", "#3aa3a8")
 SAFE = "rgba(79, 157, 105, 0.13)"
 SIZE = (900, 520)
+_drawing = threading.Lock()  # one process draws all pictures
 
 
 def landscape_figure(landscape: Landscape, title: str) -> go.Figure:
@@ -32,14 +35,15 @@ def landscape_figure(landscape: Landscape, title: str) -> go.Figure:
     return figure
 
 
-def write_figure(figure: go.Figure, html: Path, png: Path) -> None:
-    """Write the figure as a page that needs no connection, and as a picture."""
-    figure.write_html(html, include_plotlyjs=True)
-    with warnings.catch_warnings():
+def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
+    """The figure as a page that needs no connection, or as a picture."""
+    if kind == "html":
+        return bytes(figure.to_html(include_plotlyjs=True).encode())
+    with warnings.catch_warnings(), _drawing:
         # kaleido 0.2 is deprecated by plotly, and the only one that needs no Chrome on the machine.
         warnings.simplefilter("ignore", DeprecationWarning)
         width, height = SIZE
-        figure.write_image(png, width=width, height=height, scale=2)
+        return bytes(figure.to_image(kind, width=width, height=height, scale=2 if kind == "png" else 1))
 
 
 def _curve_figure(landscape: Landscape) -> go.Figure:

@@ -64,6 +64,9 @@ class Axis(Part):
         if not isinstance(values, dict):
             return values
         direction = values.get("direction")
+        if isinstance(direction, dict) and "kind" not in direction:
+            direction = {"kind": "interpolation" if "to" in direction else "random"} | direction
+            values = values | {"direction": direction}
         kind = direction.get("kind") if isinstance(direction, dict) else getattr(direction, "kind", None)
         high = 1.5 if kind == "interpolation" else 0.5
         return {"low": -0.5, "high": high} | values

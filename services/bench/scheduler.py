@@ -17,8 +17,9 @@ from typing import Any
 import ray
 
 from services.bench import Figure, Report
-from services.sweep.cluster import cluster, this_node
+from services.sweep.cluster import cluster, this_node, worker_resources
 from services.sweep.coordinator import Coordinator
+from services.sweep.engines import Engines
 from services.sweep.nodes import Folder
 from services.sweep.plan import Plan, versions
 from services.sweep.run import Run
@@ -107,7 +108,8 @@ def _points_a_second_through_ray() -> float:
     with tempfile.TemporaryDirectory() as folder, cluster("local"):
         plan = _plan(POINTS_THROUGH_RAY, workers=2).on_node(this_node())
         first = None
-        for progress in Run(plan, Path(folder), worker=FakeWorker):
+        engines = Engines(2, worker_resources(plan.spec.resources), FakeWorker)
+        for progress in Run(plan, Path(folder), engines):
             if first is None and progress.done:
                 first, begun = time.perf_counter(), progress.done
             if progress.done == progress.points:

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from services.sweep.pool import WorkerResources
 from visage_core.errors import InputError
-from visage_core.spec import LandscapeSpec
+from visage_core.spec import ResourcesSpec
 
 
 class ClusterError(InputError):
@@ -57,22 +57,22 @@ def on_this_node(actor: type, **options: Any) -> Any:
     return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(actor)
 
 
-def worker_resources(spec: LandscapeSpec) -> WorkerResources:
-    """What each worker of a spec gets: GPUs where the cluster has some, else CPU cores in equal shares."""
+def worker_resources(resources: ResourcesSpec, tensor_parallel: int = 1) -> WorkerResources:
+    """What each of some workers gets: GPUs where the cluster has some, else CPU cores in equal shares."""
     total = ray.cluster_resources()
     if total.get("GPU", 0):
-        return WorkerResources(cores=1, gpus=spec.engine.tensor_parallel)
+        return WorkerResources(cores=1, gpus=tensor_parallel)
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    share = max(1, min(largest, int(total.get("CPU", 1)) // spec.resources.workers))
-    cores = spec.resources.cores or share
+    share = max(1, min(largest, int(total.get("CPU", 1)) // resources.workers))
+    cores = resources.cores or share
     if cores > largest:
         raise ClusterError(
             "resources.cores", f"{cores} cores, and the largest machine has {largest}", "Use fewer"
         )
-    if cores < spec.engine.tensor_parallel:
+    if cores < tensor_parallel:
         raise ClusterError(
             "engine.tensor_parallel",
-            f"{spec.engine.tensor_parallel} on a worker of {cores} cores",
+            f"{tensor_parallel} on a worker of {cores} cores",
             "Give each rank a core at least",
         )
     return WorkerResources(cores=cores)

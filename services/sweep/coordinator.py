@@ -106,6 +106,8 @@ class Coordinator:
         for row in table.to_pylist():
             place = Point(row["seed"], row["alpha"], row["beta"])
             done.add(place)
+            self._tokens += row["response_tokens"]
+            self._worker_seconds += sum(row[f"{stage}_seconds"] for stage in ("move", "generate", "judge"))
             if row["prompt_set"] == 0:
                 self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
         self._done = len(done)
@@ -306,13 +308,17 @@ def lease_of(folder: Path) -> FileLock:
     return FileLock(folder / ".lock", thread_local=False)
 
 
+class FolderBusyError(ResultsError):
+    """Another process is measuring into the results folder."""
+
+
 def claim(results: Results, plan: Plan, lease: FileLock, seconds: float) -> None:
-    """Take a folder's lease and make it this job's folder. Raises ResultsError where another process has
-    it for longer than `seconds`, or where it holds another job."""
+    """Take a folder's lease and make it this job's folder. Raises FolderBusyError where another process has
+    it for longer than `seconds`, ResultsError where it holds another job."""
     try:
         lease.acquire(timeout=seconds)
     except Timeout:
-        raise ResultsError(
+        raise FolderBusyError(
             "out",
             f"another process is measuring in {results.folder}",
             "Wait for it, or use another folder",

@@ -52,14 +52,18 @@ class FileServer:
     The folders of a process outside the cluster come to it by `store` and `sealed`.
     """
 
-    def __init__(self, folders: list[Folder]) -> None:
+    def __init__(self) -> None:
         self._files: dict[tuple[str, str], Path] = {}
-        for folder in folders:
-            self._serve(folder)
 
     def ready(self) -> bool:
         """Whether it lives."""
         return True
+
+    def serve(self, folders: list[Folder]) -> None:
+        """Read from these folders of this node too."""
+        for folder in folders:
+            for name, _, _ in folder.files:
+                self._files[folder.digest, name] = Path(folder.path) / name
 
     def lacks(self, folder: Folder) -> bool:
         """Whether a folder has to be stored here."""
@@ -81,12 +85,8 @@ class FileServer:
         if not here.is_dir():
             here.with_suffix(".stored").rename(here)
         local = replace(Folder.of(here, folder.digest), node=ray.get_runtime_context().get_node_id())
-        self._serve(local)
+        self.serve([local])
         return local
-
-    def _serve(self, folder: Folder) -> None:
-        for name, _, _ in folder.files:
-            self._files[folder.digest, name] = Path(folder.path) / name
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
         """Up to CHUNK bytes of a file. Raises KeyError for a file that it does not serve."""

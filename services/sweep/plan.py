@@ -67,8 +67,41 @@ class Plan:
         return replace(self, model=move(self.model), endpoints=(first, second))
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a spec names, found and read, but for the weights themselves. `endpoints` are as in Plan."""
+
+    base: Checkpoint
+    endpoints: tuple[Checkpoint | None, Checkpoint | None]
+    prompts: list[PromptSet]
+    tokens: list[list[int]]
+
+
+def check(spec: LandscapeSpec) -> Checked:
+    """Check a spec against the world, as far as that is quick. Raises an InputError."""
+    prompts = [load_prompts(part) for part in spec.prompts]
+    base = Checkpoint.open(model_folder(spec.model, "model"))
+    endpoints: list[Checkpoint | None] = []
+    for name, axis in (("axis", spec.axis), ("second_axis", spec.second_axis)):
+        if axis is None or not isinstance(axis.direction, InterpolationDirection):
+            endpoints.append(None)
+            continue
+        field = f"{name}.direction.to"
+        other = Checkpoint.open(model_folder(axis.direction.to, field), field)
+        require_same_tensors(base, other, field)
+        endpoints.append(other)
+    tokenizer = _tokenizer(base.path)
+    tokens = [
+        ids
+        for part, found in zip(spec.prompts, prompts, strict=True)
+        for ids in render(tokenizer, found.prompts, part.system)
+    ]
+    _require_room(spec, base, tokens)
+    return Checked(base, (endpoints[0], endpoints[1]), prompts, tokens)
+
+
 def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
-    """Check a spec against the world. Raises an InputError that says what to mend.
+    """Check a spec and take the digests of its files. Raises an InputError that says what to mend.
 
     `workers_here` is how many engines are to start on this machine, if any.
     """
@@ -76,37 +109,23 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
         raise EngineMissingError(
             "engine", "vLLM is not installed", "Install visage[gpu], or visage[cpu] where there is no GPU"
         )
-    prompts = [load_prompts(part) for part in spec.prompts]
-    model = model_folder(spec.model, "model")
-    base = Checkpoint.open(model)
+    checked = check(spec)
+    base = checked.base
     if workers_here:
         require_memory(base, spec.engine, workers_here)
+    digests: dict[str, Any] = {"prompts": [part.digest() for part in checked.prompts]}
     endpoints: list[Folder | None] = []
-    digests: dict[str, Any] = {"prompts": [part.digest() for part in prompts]}
-    for name, axis in (("axis", spec.axis), ("second_axis", spec.second_axis)):
-        if axis is None or not isinstance(axis.direction, InterpolationDirection):
-            endpoints.append(None)
-            continue
-        field = f"{name}.direction.to"
-        path = model_folder(axis.direction.to, field)
-        other = Checkpoint.open(path, field)
-        require_same_tensors(base, other, field)
-        digests["to" if name == "axis" else "second_to"] = digest = other.digest()
-        endpoints.append(Folder.of(path, digest))
-    tokenizer = _tokenizer(model)
-    tokens = [
-        ids
-        for part, found in zip(spec.prompts, prompts, strict=True)
-        for ids in render(tokenizer, found.prompts, part.system)
-    ]
-    _require_room(spec, base, tokens)
+    for name, other in zip(("to", "second_to"), checked.endpoints, strict=True):
+        if other is not None:
+            digests[name] = other.digest()
+        endpoints.append(None if other is None else Folder.of(other.path, digests[name]))
     digests["model"] = base.digest()
     return Plan(
         spec=spec,
-        model=Folder.of(model, digests["model"]),
+        model=Folder.of(base.path, digests["model"]),
         endpoints=(endpoints[0], endpoints[1]),
-        prompts=prompts,
-        tokens=tokens,
+        prompts=checked.prompts,
+        tokens=checked.tokens,
         inputs={"sha256": digests, "random_directions": GENERATOR, "versions": versions()},
         engine_key=_engine_key(spec, base),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ class Job:
     server: Any
     engine_key: str
     priority: int = 0
+    owner: str = ""
     failed_starts: int = 0
 
 
@@ -79,6 +81,8 @@ class Pool:
         self._resources = resources
         self._worker = worker
         self._jobs: list[Job] = []
+        self._turn = itertools.count(1)
+        self._turns: dict[str, int] = {}  # when each owner had its last turn
         self._news = asyncio.Event()
         self._seats = [_Seat() for _ in range(workers)]
         self._keepers: list[asyncio.Future[None]] = []
@@ -276,6 +280,7 @@ class Pool:
                     if job in self._jobs:  # to the end of the line
                         self._jobs.remove(job)
                         self._jobs.append(job)
+                    self._turns[job.owner] = next(self._turn)
                     return job, shard
             if not ahead and not seat.held and await self._other_kind_waits(seat):
                 return None
@@ -303,9 +308,10 @@ class Pool:
             return shard
 
     def _in_turn(self, seat: _Seat) -> list[Job]:
-        """The jobs that a worker may serve, the one first that is next."""
+        """The jobs that a worker may serve, the one first that is next: by priority, then owners in turn,
+        then an owner's jobs in turn."""
         mine = [job for job in self._jobs if seat.engine_key in (None, job.engine_key)]
-        return sorted(mine, key=lambda job: -job.priority)
+        return sorted(mine, key=lambda job: (-job.priority, self._turns.get(job.owner, 0)))
 
     def _serving(self, job: Job) -> int:
         """How many workers there are for a job."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from visage_core.landscape import SUMMARY_VERSION, Landscape
-from visage_core.plots import landscape_figure, write_figure
+from visage_core.plots import landscape_figure, render
 from visage_core.results import Results, ResultsError
 from visage_core.spec import InterpolationDirection, LandscapeSpec, parse_spec
 
@@ -21,30 +23,40 @@ def load_landscapes(out: Path) -> list[Landscape]:
     return [Landscape(spec, table, number) for number in range(len(spec.prompts))]
 
 
-def write_summary(out: Path) -> None:
-    """Write summary.json of a results folder, finished or not. Raises ResultsError."""
+def summarize(out: Path) -> dict[str, Any]:
+    """The summary of a results folder, finished or not. Raises ResultsError."""
     landscapes = load_landscapes(out)
     results = Results(out)
-    run = results.read_json("run.json") or {"state": "working", "failed": []}
-    summaries = [landscape.summary() for landscape in landscapes]
-    summary: dict[str, Any] = {
+    return {
         "summary_version": SUMMARY_VERSION,
-        "landscapes": summaries,
-        "run": run,
+        "landscapes": [landscape.summary() for landscape in landscapes],
+        "run": results.read_json("run.json") or {"state": "working", "failed": []},
         "inputs": results.read_json("inputs.json"),
         "spec": landscapes[0].spec.model_dump(mode="json"),
     }
-    results.write_json("summary.json", summary)
+
+
+def write_summary(out: Path) -> None:
+    """Write summary.json of a results folder, finished or not. Raises ResultsError."""
+    Results(out).write_json("summary.json", summarize(out))
+
+
+def draw(out: Path, summary: dict[str, Any]) -> list[go.Figure]:
+    """The figures of a results folder, one a prompt set. Raises ResultsError."""
+    return [
+        landscape_figure(landscape, _title(landscape, scores))
+        for landscape, scores in zip(load_landscapes(out), summary["landscapes"], strict=True)
+    ]
 
 
 def write_figures(out: Path) -> None:
     """Draw the landscapes of a results folder whose summary is written. Raises ResultsError."""
     summary = Results(out).read_json("summary.json")
     assert summary is not None
-    for number, landscape in enumerate(load_landscapes(out)):
-        figure = landscape_figure(landscape, _title(landscape, summary["landscapes"][number]))
+    for number, figure in enumerate(draw(out, summary)):
         name = "landscape" if number == 0 else f"landscape-{number + 1}"
-        write_figure(figure, out / f"{name}.html", out / f"{name}.png")
+        (out / f"{name}.html").write_bytes(render(figure, "html"))
+        (out / f"{name}.png").write_bytes(render(figure, "png"))
 
 
 def _title(landscape: Landscape, summary: dict[str, Any]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from services.sweep.cluster import cluster, on_this_node, this_node, worker_resources
 from services.sweep.coordinator import (
@@ -21,11 +21,11 @@ from services.sweep.coordinator import (
     lease_of,
     require_same_job,
 )
-from services.sweep.nodes import FileServer, store_folder
+from services.sweep.engines import Engines
+from services.sweep.nodes import store_folder
 from services.sweep.plan import Plan, make_plan
-from services.sweep.pool import Job, Pool
+from services.sweep.pool import Job
 from services.sweep.report import write_summary
-from services.sweep.worker import Worker
 from visage_core.errors import InputError
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
@@ -40,17 +40,21 @@ class Run:
     """A job on a Ray cluster, from the process that asked for it.
 
     With `outside`, that process is on a machine that is not of the cluster (Ray's client): its files go
-    there, and finished points come from there into `out`.
+    there, and finished points come from there into `out`. Several runs may share `engines`, under names of
+    their own; `priority` and `owner` then decide whose turn it is.
     """
 
     plan: Plan
     out: Path
+    engines: Engines
     stop_when: float | None = None
     outside: bool = False
-    worker: type = Worker
     name: str = "run"
+    priority: int = 0
+    owner: str = ""
     _lives: int = LIVES
-    _actors: dict[str, Any] = field(default_factory=dict)
+    _coordinator: Any = None
+    _served_by: tuple[Any, Any] | None = None
 
     def __iter__(self) -> Iterator[Progress]:
         """Measure what is left; yields the progress whenever it has changed. The last one says how it
@@ -67,10 +71,7 @@ class Run:
         finally:
             if lease is not None:
                 lease.release()
-            # The workers hold what the next run needs, in whatever process this one lies about.
-            for name in ("pool", "server"):
-                if name in self._actors:
-                    ray.kill(self._actors.pop(name))
+            self._leave()
 
     def _watch(self) -> Iterator[Progress]:
         self._seen, done = -1, 0
@@ -79,13 +80,13 @@ class Run:
             try:
                 self._start_what_is_missing()
                 progress: Progress = ray.get(
-                    self._actors["coordinator"].changed.remote(self._seen, WAIT_SECONDS), timeout=60
+                    self._coordinator.changed.remote(self._seen, WAIT_SECONDS), timeout=60
                 )
-                probes = [self._actors["pool"].state.remote(), self._actors["server"].ready.remote()]
-                pool, _ = ray.get(probes, timeout=60)
-                if progress.state == WORKING and self.name not in pool["jobs"]:
+                pool, server = self.engines.pool(), self.engines.server()
+                now, _ = ray.get([pool.state.remote(), server.ready.remote()], timeout=60)
+                if progress.state == WORKING and self.name not in now["jobs"]:
                     # The pool could not reach the coordinator for a moment, and took it for dead.
-                    self._submit()
+                    self._submit(pool, server)
                 if self.outside:
                     self._mirror()
             except RayActorError as error:
@@ -105,73 +106,80 @@ class Run:
 
     def cancel(self) -> None:
         """End the job, as far as it can still be reached; finished points stay."""
-        coordinator = self._actors.get("coordinator")
+        coordinator = self._coordinator
         if coordinator is not None:
             with suppress(RayActorError, ray.exceptions.GetTimeoutError):
                 ray.get(coordinator.cancel.remote(), timeout=20)
 
     def _start_what_is_missing(self) -> None:
-        new = {"coordinator", "server", "pool"} - self._actors.keys()
-        if "server" in new:
-            folders = [] if self.outside else self.plan.folders
-            self._actors["server"] = server = on_this_node(FileServer).remote(folders)
-            if self.outside:
-                self._plan_ref = ray.put(self.plan.moved(lambda folder: store_folder(folder, server)))
-        if "coordinator" in new:
+        pool, server = self.engines.pool(), self.engines.server()
+        anew = self._served_by != (pool, server)
+        if anew and self.outside:
+            self._plan_ref = ray.put(self.plan.moved(lambda folder: store_folder(folder, server)))
+        elif anew:
+            ray.get(server.serve.remote(self.plan.folders))
+        if self._coordinator is None:
+            anew = True
             folder = None if self.outside else self.out
             actor = on_this_node(Coordinator).remote(self.plan, folder, self.stop_when, not self.outside)
             if self.outside:
                 ray.get(actor.receive.remote(Results(self.out).parts()))
             ray.get(actor.open.remote())
-            self._actors["coordinator"] = actor
-        if "pool" in new:
-            resources = worker_resources(self.plan.spec)
-            pool = on_this_node(Pool).remote(self.plan.spec.resources.workers, resources, self.worker)
-            ray.get(pool.open.remote())
-            self._actors["pool"] = pool
-        if new:
-            self._submit()
+            self._coordinator = actor
+        if anew:
+            self._submit(pool, server)
+            self._served_by = (pool, server)
 
-    def _submit(self) -> None:
+    def _submit(self, pool: Any, server: Any) -> None:
         """Give the job to the pool; what the coordinator takes for being under way is not any more."""
         job = Job(
             name=self.name,
-            coordinator=self._actors["coordinator"],
+            coordinator=self._coordinator,
             plan=self._plan_ref,
-            server=self._actors["server"],
+            server=server,
             engine_key=self.plan.engine_key,
+            priority=self.priority,
+            owner=self.owner,
         )
-        ray.get(self._actors["coordinator"].reclaim.remote())
-        ray.get(self._actors["pool"].submit.remote(job))
+        ray.get(self._coordinator.reclaim.remote())
+        ray.get(pool.submit.remote(job))
+
+    def _leave(self) -> None:
+        """At the end, whatever it is: the engines are others' now, and the coordinator has no more to do."""
+        with suppress(RayError):
+            if self._served_by is not None:
+                ray.get(self._served_by[0].withdraw.remote(self.name), timeout=60)
+        if self._coordinator is not None:
+            ray.kill(self._coordinator)
+            self._coordinator = None
 
     def _mirror(self) -> None:
         """Keep here what is finished there."""
         here = Results(self.out)
         known = set(here.parts())
-        for name, content in ray.get(self._actors["coordinator"].send.remote(known)).items():
+        for name, content in ray.get(self._coordinator.send.remote(known)).items():
             here.add_part(name, content)
 
     def _take_over(self) -> None:
         """At the end: finish the results here, and leave none there."""
         here = Results(self.out)
-        coordinator = self._actors["coordinator"]
-        here.write_json("run.json", ray.get(coordinator.read_json.remote("run.json")))
+        here.write_json("run.json", ray.get(self._coordinator.read_json.remote("run.json")))
         here.merge()
         write_summary(self.out)
-        ray.get(coordinator.discard.remote())
+        ray.get(self._coordinator.discard.remote())
 
     def _bury(self, error: RayActorError) -> None:
         """Forget the actors that are dead."""
         self._lives -= 1
         if not self._lives:
             raise error
-        for name, probe in (("coordinator", "progress"), ("pool", "state"), ("server", "ready")):
-            if name in self._actors:
-                try:
-                    ray.get(getattr(self._actors[name], probe).remote(), timeout=60)
-                except RayActorError:
-                    del self._actors[name]
-                    self._seen = -1
+        self.engines.bury()
+        if self._coordinator is not None:
+            try:
+                ray.get(self._coordinator.progress.remote(), timeout=60)
+            except RayActorError:
+                self._coordinator = None
+                self._seen = -1
 
 
 @contextmanager
@@ -188,9 +196,15 @@ def open_run(
     plan = make_plan(spec, here)
     require_same_job(Results(out), plan)
     with cluster(address):
-        run = Run(plan.on_node(this_node()), out, stop_when, outside=address.startswith("ray://"))
+        engines = Engines(
+            spec.resources.workers, worker_resources(spec.resources, spec.engine.tensor_parallel)
+        )
+        run = Run(plan.on_node(this_node()), out, engines, stop_when, outside=address.startswith("ray://"))
         try:
             yield run
         except BaseException:
             run.cancel()
             raise
+        finally:
+            # In whatever process the next run lies about.
+            engines.close()

@@ -23,7 +23,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from services.sweep.cluster import worker_resources
 from services.sweep.coordinator import CANCELLED, DONE, ENDED_EARLY, Coordinator, Progress
+from services.sweep.engines import Engines
 from services.sweep.pool import Job, Pool, WorkerResources
 from services.sweep.report import write_figures
 from services.sweep.run import Run
@@ -34,6 +36,7 @@ from visage_core.grid import Point, points
 from visage_core.results import Results, ResultsError
 
 ROOT = Path(__file__).parents[2]
+HIRED: list[Engines] = []
 SPEC: dict[str, Any] = {"axis": {"points": 41, "direction": {"kind": "random", "seeds": [0, 1]}}}
 
 
@@ -52,7 +55,20 @@ def nodes() -> Iterator[Cluster]:
 
 def run_of(folder: Path, workers: int = 2, spec: dict[str, Any] = SPEC, **inputs: Any) -> Run:
     plan = fake_plan(**spec, resources={"workers": workers, "cores": 1})
-    return Run(replace(plan, inputs={"fake": True, **inputs}), folder, worker=FakeWorker)
+    engines = Engines(workers, worker_resources(plan.spec.resources), FakeWorker)
+    HIRED.append(engines)
+    return Run(replace(plan, inputs={"fake": True, **inputs}), folder, engines)
+
+
+@pytest.fixture(autouse=True)
+def _room_for_the_next() -> Iterator[None]:
+    yield
+    dismiss_all()
+
+
+def dismiss_all() -> None:
+    while HIRED:
+        HIRED.pop().close()
 
 
 def expect_whole(folder: Path, spec: dict[str, Any] = SPEC) -> None:
@@ -74,11 +90,12 @@ def finish(run: Run) -> Progress:
     for last in run:  # noqa: B007 - the last one is wanted
         pass
     assert last is not None
+    dismiss_all()
     return last
 
 
 def workers_of(run: Run) -> list[Any]:
-    return list(ray.get(run._actors["pool"].workers.remote()))
+    return list(ray.get(run.engines.pool().workers.remote()))
 
 
 def test_one_worker_and_many_give_the_same_table(nodes: Cluster, tmp_path: Path) -> None:
@@ -134,9 +151,9 @@ def test_random_kills_of_coordinator_pool_and_workers(
                 if what == "worker":
                     ray.kill(chance.choice(workers_of(run)))
                 else:
-                    ray.kill(run._actors[what])
+                    ray.kill(run._coordinator if what == "coordinator" else run.engines.pool())
                 kills.append(what)
-            except (KeyError, IndexError, ray.exceptions.RayError):
+            except (ValueError, IndexError, ray.exceptions.RayError):
                 continue
 
     thread = threading.Thread(target=killer)
@@ -188,7 +205,7 @@ def test_a_removed_node_and_one_that_comes_late(nodes: Cluster, tmp_path: Path) 
     run = run_of(tmp_path / "out", workers=4, spec=spec, seconds=0.1)
     removed, added, places = False, None, set()
     for progress in run:
-        state = ray.get(run._actors["pool"].state.remote())
+        state = ray.get(run.engines.pool().state.remote())
         here = {worker["node"] for worker in state["workers"]} - {None}
         if progress.done > 40 and len(here) == 2 and not removed:
             nodes.remove_node(extra, allow_graceful=False)

@@ -47,7 +47,8 @@ def test_files_are_fetched_once_by_a_node_that_lacks_them(
     assert folder_here(here, None) == model
     # The nodes of a test share a disk; files of another time are taken for those of another disk.
     elsewhere = replace(here, files=tuple((name, size, 0) for name, size, _ in here.files))
-    server = ray.remote(num_cpus=0)(FileServer).remote([elsewhere])
+    server = ray.remote(num_cpus=0)(FileServer).remote()
+    ray.get(server.serve.remote([elsewhere]))
     fetch = ray.remote(num_cpus=1)(folder_here).options(
         scheduling_strategy=NodeAffinitySchedulingStrategy(other_node, soft=False)
     )
@@ -60,7 +61,8 @@ def test_files_are_fetched_once_by_a_node_that_lacks_them(
 def test_a_server_gives_out_the_models_files_alone(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model", {"w": torch.ones(3)})
     (model / "private.key").write_text("not for others")
-    server = FileServer([Folder.of(model, "digest")])
+    server = FileServer()
+    server.serve([Folder.of(model, "digest")])
     assert server.read("digest", "config.json", 0) == (model / "config.json").read_bytes()
     for name in ("private.key", "../model/config.json", "/etc/passwd"):
         with pytest.raises(KeyError):

@@ -10,7 +10,7 @@ import pytest
 
 from visage_core.grid import ORIGIN, Point, points
 from visage_core.landscape import Landscape
-from visage_core.plots import landscape_figure, write_figure
+from visage_core.plots import landscape_figure, render
 from visage_core.results import (
     Measurement,
     PointResult,
@@ -171,19 +171,17 @@ def test_unjudged_responses_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 5, 9])
 def test_figures_are_drawn_of_any_part_of_a_sweep(tmp_path: Path, count: int) -> None:
     table = sweep(tmp_path).points().slice(0, count)
-    html, png = tmp_path / "a.html", tmp_path / "a.png"
-    write_figure(landscape_figure(Landscape(SPEC, table), "title <b>"), html, png)
-    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    text = html.read_text(encoding="utf-8")
+    figure = landscape_figure(Landscape(SPEC, table), "title <b>")
+    assert render(figure, "png")[:8] == b"\x89PNG\r\n\x1a\n"
+    assert render(figure, "svg").startswith(b"<svg")
+    text = render(figure, "html").decode()
     assert "Plotly.newPlot" in text
     assert "cdn.plot.ly" not in text.split("Plotly.newPlot")[-1]
 
 
 def test_a_hostile_model_name_is_no_markup_in_the_page(tmp_path: Path) -> None:
-    html = tmp_path / "a.html"
     figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "</script><script>alert(1)</script>")
-    write_figure(figure, html, tmp_path / "a.png")
-    assert "<script>alert(1)" not in html.read_text(encoding="utf-8")
+    assert b"<script>alert(1)" not in render(figure, "html")
 
 
 def test_points_of_several_prompt_sets_are_split_from_shards() -> None:
@@ -230,9 +228,7 @@ def test_a_plane_has_a_score_an_area_and_a_figure(tmp_path: Path) -> None:
     assert summary["visage"]["value"] == pytest.approx((100 + 8 * 50) / 9)
     assert summary["mean_safety"]["value"] == pytest.approx((100 + 8 * 50) / 25)
     assert summary["directions"][0]["basin"] == {"area": pytest.approx(9 * 0.25**2), "open": False}
-    html, png = tmp_path / "a.html", tmp_path / "a.png"
-    write_figure(landscape_figure(landscape, "a plane"), html, png)
-    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert render(landscape_figure(landscape, "a plane"), "png")[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_running_estimate_nears_the_score(tmp_path: Path) -> None:

@@ -1,36 +1,16 @@
-"""`visage`: the command line."""
+"""What runs on this machine without a service: run, show, spec, demo-model, bench."""
 
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from services import show
-from visage_core.errors import InputError
+from services.cli.app import FAILED, INTERRUPTED, app
 from visage_core.spec import LandscapeSpec, SpecError, parse_spec, read_spec
-
-app = typer.Typer(
-    help="Measures the safety landscape of a language model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,  # locals may hold responses
-)
-BAD_INPUT = 2
-FAILED = 1
-INTERRUPTED = 130
-
-
-def main() -> None:
-    """Run the command line; an InputError ends it with its text and status 2."""
-    try:
-        app()
-    except InputError as error:
-        show.error(error)
-        raise SystemExit(BAD_INPUT) from None
 
 
 @app.command()
@@ -178,15 +158,6 @@ def bench(
     report = BENCHMARKS[name]()
     show.benchmark(report, as_json)
     raise typer.Exit(0 if report.ok else FAILED)
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if show_version:
-        typer.echo(version("visage"))
-        raise typer.Exit
 
 
 def _axis(to: str | None, seeds: list[int] | None, range_: str | None) -> dict[str, Any]:

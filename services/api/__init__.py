@@ -1,0 +1,1 @@
+"""The REST service: jobs in, VISAGE scores and grids out."""

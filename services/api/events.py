@@ -1,0 +1,68 @@
+"""Server-Sent Events: a job's state whenever it has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from fastapi.concurrency import run_in_threadpool
+
+from services.jobs.states import OVER
+from services.jobs.store import Jobs, NoSuchJobError
+from services.jobs.tables import JobRow
+
+LOOK_SECONDS = 0.5
+
+
+class Watch:
+    """Looks for changes of all jobs that somebody follows, with one query for however many clients."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._followers: Counter[str] = Counter()
+        self._revisions: dict[str, int] = {}
+        self._looked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def follow(self, job: str, since: int) -> AsyncIterator[JobRow]:
+        """A job now, unless `since` is its revision, and again after every change until it is over. It is
+        always the latest state: a client that was away misses nothing that matters."""
+        self._followers[job] += 1
+        try:
+            while True:
+                try:
+                    row = await run_in_threadpool(self._jobs.get, job)
+                except NoSuchJobError:
+                    return  # deleted meanwhile
+                if row.revision != since:
+                    since = row.revision
+                    yield row
+                if row.state in OVER:
+                    return
+                while self._revisions.get(job, since) == since:
+                    await self._look()
+        finally:
+            self._followers[job] -= 1
+            if not self._followers[job]:
+                del self._followers[job]
+                self._revisions.pop(job, None)
+
+    async def _look(self) -> None:
+        """Wait for the next look at the table, which one of the followers takes for all."""
+        if self._task is None or self._task.done():
+            self._looked = asyncio.Event()
+            self._task = asyncio.create_task(self._look_for_all(self._looked))
+        await self._looked.wait()
+
+    async def _look_for_all(self, looked: asyncio.Event) -> None:
+        try:
+            await asyncio.sleep(LOOK_SECONDS)
+            # A database that is away is asked again.
+            with suppress(Exception):
+                found = await run_in_threadpool(self._jobs.revisions, list(self._followers))
+                # -1: it is gone, which is a change too.
+                self._revisions = {job: found.get(job, -1) for job in self._followers}
+        finally:
+            looked.set()

@@ -1,0 +1,128 @@
+"""What a job has measured: its grid, its summary, its figure, its responses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fastapi import APIRouter, Query, Request, Response
+
+from services.api.access import Reader, ResponseReader, Services
+from services.api.negotiation import preferred
+from services.api.problems import NoResultError, documented
+from services.api.routes.landscapes import Id
+from services.api.schemas import Grid, ResponseItem, ResponsePage, Summary
+from services.jobs.states import State
+from visage_core.results import Results
+
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+PARQUET = "application/vnd.apache.parquet"
+FIGURES: dict[str, Literal["html", "png", "svg"]] = {
+    "text/html": "html",
+    "image/png": "png",
+    "image/svg+xml": "svg",
+}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+router = APIRouter(prefix="/v1/landscapes/{job}", tags=["results"])
+
+
+@router.get(
+    "/grid",
+    response_model=Grid,
+    responses={200: {"content": {ARROW: BINARY, PARQUET: BINARY}}, **documented(404, 406)},
+)
+def grid(job: Id, request: Request, what: Services, who: Reader) -> Response:
+    """The points measured so far: as JSON, as an Arrow IPC stream, or as Parquet, by `Accept`."""
+    kind = preferred(request, [JSON, ARROW, PARQUET])
+    row = what.jobs.get(job, who.sees)
+    table = Results(what.results.fetch(job)).points()
+    if kind == JSON:
+        content = Grid(id=row.id, state=State(row.state), points=table.to_pylist()).model_dump_json()
+        return Response(content, media_type=JSON, headers={"vary": "accept"})
+    return Response(_encoded(table, kind), media_type=kind, headers={"vary": "accept"})
+
+
+@router.get("/summary", responses=documented(404))
+def summary(job: Id, what: Services, who: Reader) -> Summary:
+    """Every score with its interval, spec, seeds and versions. Of an unfinished job the scores are null,
+    with the reason, and there is an estimate."""
+    what.jobs.get(job, who.sees)
+    return Summary.model_validate(_summary(what.results.fetch(job)))
+
+
+@router.get(
+    "/figure",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/html": {}, "image/png": BINARY, "image/svg+xml": {}}},
+        **documented(404, 406),
+    },
+)
+def figure(
+    job: Id,
+    request: Request,
+    what: Services,
+    who: Reader,
+    prompt_set: Annotated[int, Query(ge=0, le=63, description="Which of the spec's prompt sets.")] = 0,
+) -> Response:
+    """The landscape as a page that needs no connection, or as a picture, by `Accept`."""
+    from services.sweep.report import draw
+    from visage_core.plots import render
+
+    kind = preferred(request, list(FIGURES))
+    what.jobs.get(job, who.sees)
+    folder = what.results.fetch(job)
+    figures = draw(folder, _summary(folder))
+    if prompt_set >= len(figures):
+        raise NoResultError("prompt_set", f"there are {len(figures)}, counted from 0", "Ask for one of them")
+    content = render(figures[prompt_set], FIGURES[kind])
+    # The page is a stranger's to this origin: its script may do nothing with what a browser has for it.
+    headers = {"vary": "accept", "content-security-policy": "sandbox allow-scripts"}
+    return Response(content, media_type=kind, headers=headers)
+
+
+@router.get("/responses", responses=documented(404))
+def responses(
+    job: Id,
+    what: Services,
+    who: ResponseReader,
+    cursor: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ResponsePage:
+    """The responses, where the job was to keep them and is over. They may be harmful."""
+    what.jobs.get(job, who.sees)
+    file = what.results.fetch(job) / "responses.parquet"
+    if not file.exists():
+        raise NoResultError(
+            "id", "the job has no responses", "Submit it with keep_responses, and wait until it is done"
+        )
+    table = pq.read_table(file, memory_map=True)
+    items = [ResponseItem.model_validate(row) for row in table.slice(cursor, limit).to_pylist()]
+    more = cursor + limit < table.num_rows
+    return ResponsePage(items=items, next=cursor + limit if more else None)
+
+
+def _summary(folder: FilePath) -> dict[str, Any]:
+    from services.sweep.report import summarize
+
+    results = Results(folder)
+    written = results.read_json("summary.json")
+    if written is not None:
+        return written
+    if results.read_json("spec.json") is None:
+        raise NoResultError("id", "the job has not begun", "Wait for its first point")
+    return summarize(folder)
+
+
+def _encoded(table: pa.Table, kind: str) -> bytes:
+    sink = io.BytesIO()
+    if kind == PARQUET:
+        pq.write_table(table, sink, compression="zstd")
+    else:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return sink.getvalue()

@@ -1,0 +1,251 @@
+"""What goes over the wire, for the service and its clients alike."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from services.jobs.states import State
+from visage_core.spec import LandscapeSpec
+
+EXAMPLE_SPEC: dict[str, Any] = {
+    "model": "aligned-b2a3c258419b",
+    "axis": {"direction": {"kind": "random", "seeds": [0]}, "points": 21},
+    "prompts": [{"source": "harmful", "limit": 80}],
+    "generation": {"max_tokens": 64},
+    "engine": {"max_model_len": 1024},
+}
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds characters that cannot be printed")
+    return text
+
+
+Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+
+
+class Body(BaseModel):
+    """What a client sends: unknown fields are refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Webhook(Body):
+    """Whom to tell when a job is over: a POST signed as Standard Webhooks says, with the secret as the key
+    of HMAC-SHA256."""
+
+    url: str = Field(min_length=8, max_length=2_000)
+    secret: str = Field(min_length=16, max_length=200, description="Never given out again.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        _printable(self.url)
+        _printable(self.secret)
+        return self
+
+
+class LandscapeRequest(Body):
+    """A landscape to measure."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"spec": EXAMPLE_SPEC, "label": "release candidate"}]}
+    )
+
+    spec: LandscapeSpec = Field(description="As `visage run --spec` takes it. `resources` are the service's.")
+    label: Label | None = Field(default=None, description="To find the job by.")
+    priority: int = Field(
+        default=0, ge=-10, le=10, description="Higher ones go first; above 0 needs the scope admin."
+    )
+    webhook: Webhook | None = None
+
+
+class Score(BaseModel):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Latest(BaseModel):
+    """The point that was finished last."""
+
+    seed: int | None
+    alpha: float
+    beta: float
+    asr: float | None = Field(description="In percent; null where no response could be judged.")
+
+
+class Failure(BaseModel):
+    """Why a job failed."""
+
+    field: str
+    problem: str
+    remedy: str
+
+
+class Landscape(BaseModel):
+    """A job and how far it is."""
+
+    id: str
+    state: State
+    revision: int = Field(description="Rises with every change.")
+    model: str
+    label: str | None
+    priority: int
+    owner: str = Field(description="The key that submitted it.")
+    points: int
+    done: int
+    failed: int = Field(description="Points that were given up; without them there is no score.")
+    eta_seconds: float | None
+    tokens: int = Field(description="Generated so far.")
+    worker_seconds: float
+    latest: Latest | None
+    estimate: Score | None = Field(description="What VISAGE will probably be, from the points so far.")
+    visage: Score | None = Field(description="The score of the first prompt set; null until it is final.")
+    error: Failure | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class LandscapeDetail(Landscape):
+    """A job with what was asked for."""
+
+    spec: LandscapeSpec
+
+
+class LandscapePage(BaseModel):
+    """Some jobs, the newest first."""
+
+    items: list[Landscape]
+    next: str | None = Field(description="Give it as `cursor` to get the next page; null at the end.")
+
+
+class Estimate(BaseModel):
+    """What a job would cost."""
+
+    points: int
+    prompts: int = Field(description="Prompts to answer at all points together.")
+    prompt_tokens: int | None = Field(description="Null where the model is not on the service's disk yet.")
+    most_tokens: int = Field(description="The most tokens that can be generated; early stops save most.")
+    seconds: float | None = Field(
+        description="By the pace of the last finished job on this model; null where there is none."
+    )
+    spec: LandscapeSpec = Field(description="The spec with all defaults, as it would be measured.")
+
+
+class GridPoint(BaseModel):
+    """A measured point, for one of the spec's prompt sets."""
+
+    seed: int | None
+    alpha: float
+    beta: float
+    prompt_set: int
+    asr: float | None
+    asr_low: float | None
+    asr_high: float | None
+    complied: int
+    refused: int
+    unjudged: int
+    verdicts: list[bool | None] = Field(description="Complied with? By prompt; null: unjudged.")
+    prompt_tokens: int
+    response_tokens: int
+    stopped_early: int
+    cut_off: int
+    move_seconds: float
+    generate_seconds: float
+    judge_seconds: float
+    finished_at: datetime
+
+
+class Grid(BaseModel):
+    """The measured points, by prompt set, seed and coordinates."""
+
+    id: str
+    state: State
+    points: list[GridPoint]
+
+
+class ResponseItem(BaseModel):
+    """A response that was kept. It may be harmful."""
+
+    seed: int | None
+    alpha: float
+    beta: float
+    prompt_set: int
+    prompt_index: int
+    prompt: str
+    response: str
+    complied: bool | None
+    tokens: int
+    finish: Literal["end", "verdict", "length"]
+
+
+class ResponsePage(BaseModel):
+    """Some responses of a job."""
+
+    items: list[ResponseItem]
+    next: int | None = Field(description="Give it as `cursor` to get the next page; null at the end.")
+
+
+class Summary(BaseModel):
+    """Every score with its interval, spec, seeds and versions; the file summary.json of a run."""
+
+    model_config = ConfigDict(extra="allow")
+
+    summary_version: int
+    landscapes: list[dict[str, Any]]
+    run: dict[str, Any]
+    inputs: dict[str, Any]
+    spec: dict[str, Any]
+
+
+class Names(BaseModel):
+    """What a job may name."""
+
+    items: list[str]
+    patterns: list[str] = Field(description="Names on the hub or in buckets that may be used too.")
+
+
+class PromptSetInfo(BaseModel):
+    """A prompt set, and how many prompts it has where that is known."""
+
+    source: str
+    prompts: int | None
+
+
+class PromptSets(BaseModel):
+    """What a job may ask."""
+
+    items: list[PromptSetInfo]
+    patterns: list[str]
+
+
+class JudgeInfo(BaseModel):
+    """A judge."""
+
+    name: str
+    description: str
+
+
+class Judges(BaseModel):
+    """What decides whether a response is a refusal."""
+
+    items: list[JudgeInfo]
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 says, with the field and the remedy."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    remedy: str | None = None
+    request_id: str | None = None

@@ -1,0 +1,153 @@
+"""What the routes work with: the tables, the results, and what may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from services.api.problems import ForbiddenError
+from services.api.schemas import Estimate, LandscapeRequest, Webhook
+from services.api.settings import Settings
+from services.jobs.allowed import Allowed
+from services.jobs.database import open_database
+from services.jobs.keys import Caller, Keys, Scope
+from services.jobs.storage import Storage
+from services.jobs.store import Jobs, Submission, TooLargeError
+from services.jobs.tables import JobRow
+from services.jobs.webhooks import require_url
+from visage_core.grid import count_points
+from visage_core.prompts import load_prompts
+from visage_core.spec import LandscapeSpec, PromptSpec, ResourcesSpec, SpecError
+
+# A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
+MOST_CHARACTERS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything is opened when it is first needed, in whatever process that is."""
+
+    settings: Settings
+
+    @cached_property
+    def _engine(self) -> Any:
+        return open_database(self.settings.database)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The job table."""
+        return Jobs(self._engine)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The API keys."""
+        return Keys(self._engine)
+
+    @cached_property
+    def results(self) -> Storage:
+        """Results as the routes read them: beside a bucket, in copies of their own."""
+        name = "jobs" if self.settings.storage_url is None else "copies"
+        return Storage(self.settings.data / name, self.settings.storage_url)
+
+    @cached_property
+    def work(self) -> Storage:
+        """Results as the runner writes them."""
+        return Storage(self.settings.data / "jobs", self.settings.storage_url)
+
+    @cached_property
+    def allowed(self) -> Allowed:
+        """What jobs may name."""
+        return Allowed(self.settings.roots, self.settings.models, self.settings.datasets)
+
+    def estimate(self, spec: LandscapeSpec, caller: Caller) -> Estimate:
+        """What a spec would cost, once it is known that it can be run. Raises an InputError."""
+        spec = self._own(spec)
+        points = count_points(spec)
+        most = caller.limits.points
+        if points > most:  # before anything is made of it
+            raise TooLargeError(
+                "spec.axis.points",
+                f"the job has {points:,} points, and this key may have {most:,}",
+                "Make it smaller",
+            )
+        spec = self.allowed.resolve(spec)
+        # A data set of the hub is fetched by the runner: what it may cost is what its limit says.
+        sets = [_prompts(part) for part in spec.prompts]
+        size = sum(
+            len(one) * len(part.system) + sum(map(len, one))
+            for one, part in zip(sets, spec.prompts, strict=True)
+        )
+        if size > MOST_CHARACTERS:
+            raise TooLargeError(
+                "spec.prompts", f"the prompts have {size:,} characters together", "Use fewer or shorter ones"
+            )
+        prompts = points * sum(map(len, sets))
+        pace = self.jobs.pace(spec.model)
+        return Estimate(
+            points=points,
+            prompts=prompts,
+            prompt_tokens=self._prompt_tokens(spec, points),
+            most_tokens=prompts * spec.generation.max_tokens,
+            seconds=None if pace is None else round(pace * prompts / self.settings.workers, 1),
+            spec=spec,
+        )
+
+    def submit(self, request: LandscapeRequest, caller: Caller, key: str | None) -> tuple[JobRow, bool]:
+        """Take in a job; gives it and whether it is new. Raises an InputError."""
+        if request.priority > 0 and not caller.may(Scope.ADMIN):
+            raise ForbiddenError("priority", f"{request.priority} needs the scope admin", "Use at most 0")
+        if request.webhook is not None:
+            require_url(request.webhook.url, self.settings.private_webhooks)
+        estimate = self.estimate(request.spec, caller)
+        submission = Submission(
+            spec=estimate.spec.model_dump(mode="json"),
+            points=estimate.points,
+            prompts=estimate.prompts,
+            tokens=estimate.most_tokens,
+            owner=caller.id,
+            label=request.label,
+            priority=request.priority,
+            webhook=_document(request.webhook),
+            idempotency_key=key,
+        )
+        return self.jobs.submit(submission, caller.limits)
+
+    def _own(self, spec: LandscapeSpec) -> LandscapeSpec:
+        """The spec with this service's workers."""
+        if spec.engine.tensor_parallel != self.settings.tensor_parallel:
+            raise SpecError(
+                "spec.engine.tensor_parallel",
+                f"{spec.engine.tensor_parallel}, and the workers of this service have "
+                f"{self.settings.tensor_parallel}",
+                f"Use {self.settings.tensor_parallel}",
+            )
+        resources = ResourcesSpec(workers=self.settings.workers, cores=self.settings.cores)
+        return spec.model_copy(update={"resources": resources})
+
+    def _prompt_tokens(self, spec: LandscapeSpec, points: int) -> int | None:
+        """The tokens of all prompts at all points, and everything else checked that can be checked here;
+        None where the model has to be fetched first."""
+        # Here, for they bring torch and transformers: the service is ready before these are.
+        from services.sweep.plan import check
+
+        ends = [axis.direction for axis in (spec.axis, spec.second_axis) if axis is not None]
+        names = [spec.model, *(end.to for end in ends if end.kind == "interpolation")]
+        sources = [part.source for part in spec.prompts]
+        if not all(name.startswith("/") for name in names) or any(s.startswith("hf:") for s in sources):
+            return None
+        return points * sum(len(tokens) for tokens in check(spec).tokens)
+
+
+def _prompts(part: PromptSpec) -> Sequence[str]:
+    """The prompts of a set; of one on the hub, as many empty ones as its limit allows."""
+    if not part.source.startswith("hf:"):
+        return load_prompts(part).prompts
+    if part.limit is None:
+        raise SpecError("spec.prompts.limit", "a data set of the hub needs one here", "Give a number")
+    return [""] * part.limit
+
+
+def _document(webhook: Webhook | None) -> dict[str, Any] | None:
+    return None if webhook is None else webhook.model_dump()

@@ -1,0 +1,125 @@
+"""Where the application runs: on Ray Serve, with the runner beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+# HAProxy takes the requests where the package brings it: a Python proxy costs four times the CPU, which the
+# engines want. Decided before Serve is imported, in every process of it.
+os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import LoggingConfig
+
+from services.api.app import make_app
+from services.api.logs import log_to
+from services.api.service import Service
+from services.api.settings import Settings
+from services.jobs.runner import STOP_SECONDS, Runner
+from services.sweep.cluster import cluster, worker_resources
+from services.sweep.engines import Engines
+from visage_core.spec import ResourcesSpec
+
+APP = "visage"
+RUNNER = "Runner"
+# Many clients wait for events, and cost nothing while they do.
+MOST_REQUESTS = 10_000
+LOOK_SECONDS = 2.0
+QUIET = LoggingConfig(enable_access_log=False)
+
+
+class RunnerDeployment:
+    """The runner as a Serve deployment, which is started again when it dies."""
+
+    def __init__(self, settings: Settings) -> None:
+        log_to(settings.data / "logs" / "runner.jsonl")
+        service = Service(settings)
+        resources = ResourcesSpec(workers=settings.workers, cores=settings.cores)
+        engines = Engines(settings.workers, worker_resources(resources, settings.tensor_parallel))
+        self._runner = Runner(
+            service.jobs,
+            service.work,
+            service.allowed,
+            engines,
+            settings.jobs_at_once,
+            settings.private_webhooks,
+        )
+        self._runner.start()
+
+    def check_health(self) -> None:
+        """Serve asks. Raises RuntimeError where a new one is needed."""
+        if not self._runner.alive():
+            raise RuntimeError("the runner has ended")
+
+    async def stop(self) -> None:
+        """Before a shutdown: put the jobs under way back into the queue."""
+        await asyncio.to_thread(self._runner.stop)
+
+
+def application(settings: Settings) -> Any:
+    """The Serve application; `serve deploy` builds it from the `args` of a config file."""
+
+    def app() -> FastAPI:
+        log_to(settings.data / "logs" / "api.jsonl")
+        return make_app(Service(settings))
+
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
+    runner = serve.deployment(name=RUNNER, graceful_shutdown_timeout_s=2 * STOP_SECONDS, **options)
+    api = serve.deployment(name="Api", max_ongoing_requests=MOST_REQUESTS, **options)
+    # The routes know the runner by the table alone; bound here, Serve starts it with them.
+    return api(serve.ingress(app)(Api)).bind(runner(RunnerDeployment).bind(settings))
+
+
+class Api:
+    """The replica that the routes run in."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+
+
+def serve_here(settings: Settings, host: str, port: int, address: str, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called once jobs are taken. Raises InputError where it
+    cannot begin, and RayError where the cluster is lost."""
+    # Before Ray starts: a database that cannot be used is told at once.
+    Service(settings).jobs.counts()
+    over = threading.Event()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if address == "local":
+        _use_free_ports()
+    with cluster(address):
+        for name in (signal.SIGINT, signal.SIGTERM):  # after Ray's own, which make a noise
+            signal.signal(name, lambda *_: over.set())
+        serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
+        try:
+            serve.run(application(settings), name=APP, route_prefix="/", logging_config=QUIET)
+            ready()
+            while not over.wait(LOOK_SECONDS):
+                ray.cluster_resources()  # raises where the cluster is gone
+        finally:
+            with suppress(RayError, RayServeException, TimeoutError):
+                stopped = serve.get_deployment_handle(RUNNER, APP).stop.remote()
+                stopped.result(timeout_s=3 * STOP_SECONDS)
+            if address != "local":
+                serve.delete(APP)
+
+
+def _use_free_ports() -> None:
+    """Serve's own ports, beside the one it is reached at, are fixed ones: two services on a machine would
+    be in each other's way."""
+    with ExitStack() as held:
+        for name in ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT"):
+            found = held.enter_context(socket.socket())
+            found.bind(("127.0.0.1", 0))
+            os.environ.setdefault(f"RAY_SERVE_{name}", str(found.getsockname()[1]))

@@ -1,0 +1,17 @@
+"""`visage`: the command line."""
+
+from __future__ import annotations
+
+from services import show
+from services.cli import jobs, local, service  # noqa: F401 - they add their commands
+from services.cli.app import BAD_INPUT, app
+from visage_core.errors import InputError
+
+
+def main() -> None:
+    """Run the command line; an InputError ends it with its text and status 2."""
+    try:
+        app()
+    except InputError as error:
+        show.error(error)
+        raise SystemExit(BAD_INPUT) from None

@@ -1,0 +1,450 @@
+"""A client of the REST service: the same methods to wait for (`Client`) or to await (`AsyncClient`).
+
+Whatever fails on the way is tried again, which is safe for every call: a submission carries an idempotency
+key, so that it makes one job however often it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import httpx
+from httpx_sse import aconnect_sse, connect_sse
+from pydantic import TypeAdapter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
+
+from services.api.schemas import (
+    Estimate,
+    Judges,
+    Landscape,
+    LandscapeDetail,
+    LandscapePage,
+    LandscapeRequest,
+    Names,
+    Problem,
+    PromptSets,
+    ResponsePage,
+    Summary,
+    Webhook,
+)
+from services.jobs.states import OVER, State
+from visage_core.errors import InputError
+from visage_core.spec import LandscapeSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TRANSIENT = {429, 502, 503, 504}
+LONGEST_WAIT = 30.0
+# The service sends a sign of life every 15 seconds.
+SILENCE_SECONDS = 60.0
+EVENT = "landscape"
+ARROW = "application/vnd.apache.arrow.stream"
+T = TypeVar("T")
+
+
+class ServiceError(InputError):
+    """What the service answered instead of a result; `status` is the HTTP status, 0 where none came."""
+
+    status = 0
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class _Call(Generic[T]):
+    """A request, and what to make of its answer."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _json(kind: type[T]) -> Callable[[httpx.Response], T]:
+    return lambda answer: TypeAdapter(kind).validate_json(answer.content)
+
+
+def _submit(
+    spec: LandscapeSpec | dict[str, Any],
+    label: str | None,
+    priority: int,
+    webhook: Webhook | None,
+    idempotency_key: str | None,
+) -> _Call[LandscapeDetail]:
+    key = idempotency_key or secrets.token_hex(16)
+    body = _request(spec, label, priority, webhook)
+    options = {"json": body, "headers": {"idempotency-key": key}}
+    return _Call("POST", "/v1/landscapes", _json(LandscapeDetail), options)
+
+
+def _validate(spec: LandscapeSpec | dict[str, Any]) -> _Call[Estimate]:
+    options = {"json": _request(spec, None, 0, None)}
+    return _Call("POST", "/v1/landscapes:validate", _json(Estimate), options)
+
+
+def _request(
+    spec: LandscapeSpec | dict[str, Any], label: str | None, priority: int, webhook: Webhook | None
+) -> dict[str, Any]:
+    request: dict[str, Any] = LandscapeRequest.model_validate(
+        {"spec": spec, "label": label, "priority": priority, "webhook": webhook}
+    ).model_dump(mode="json")
+    return request
+
+
+def _page(
+    state: State | None, model: str | None, label: str | None, cursor: str | None, limit: int
+) -> _Call[LandscapePage]:
+    filters = {"state": state, "model": model, "label": label, "cursor": cursor, "limit": limit}
+    params = {name: value for name, value in filters.items() if value is not None}
+    return _Call("GET", "/v1/landscapes", _json(LandscapePage), {"params": params})
+
+
+def _get(job: str) -> _Call[LandscapeDetail]:
+    return _Call("GET", f"/v1/landscapes/{job}", _json(LandscapeDetail))
+
+
+def _cancel(job: str) -> _Call[LandscapeDetail]:
+    return _Call("POST", f"/v1/landscapes/{job}/cancel", _json(LandscapeDetail))
+
+
+def _delete(job: str) -> _Call[None]:
+    return _Call("DELETE", f"/v1/landscapes/{job}", lambda _: None)
+
+
+def _grid(job: str) -> _Call[pa.Table]:
+    import pyarrow as pa
+
+    def parse(answer: httpx.Response) -> pa.Table:
+        return pa.ipc.open_stream(answer.content).read_all()
+
+    return _Call("GET", f"/v1/landscapes/{job}/grid", parse, {"headers": {"accept": ARROW}})
+
+
+def _summary(job: str) -> _Call[Summary]:
+    return _Call("GET", f"/v1/landscapes/{job}/summary", _json(Summary))
+
+
+def _figure(job: str, media_type: str, prompt_set: int) -> _Call[bytes]:
+    options = {"headers": {"accept": media_type}, "params": {"prompt_set": prompt_set}}
+    return _Call("GET", f"/v1/landscapes/{job}/figure", lambda answer: answer.content, options)
+
+
+def _responses(job: str, cursor: int, limit: int) -> _Call[ResponsePage]:
+    options = {"params": {"cursor": cursor, "limit": limit}}
+    return _Call("GET", f"/v1/landscapes/{job}/responses", _json(ResponsePage), options)
+
+
+MODELS = _Call("GET", "/v1/models", _json(Names))
+PROMPT_SETS = _Call("GET", "/v1/prompt-sets", _json(PromptSets))
+JUDGES = _Call("GET", "/v1/judges", _json(Judges))
+
+
+class Client:
+    """The service at `server`. What fails on the way is tried again for `patience` seconds.
+
+    Every method raises ServiceError for what the service refuses.
+    """
+
+    def __init__(self, server: str, key: str | None = None, patience: float = 60.0) -> None:
+        self._http = httpx.Client(**_http_options(server, key))
+        self._patience = patience
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def submit(
+        self,
+        spec: LandscapeSpec | dict[str, Any],
+        *,
+        label: str | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        idempotency_key: str | None = None,
+    ) -> LandscapeDetail:
+        """Submit a landscape."""
+        return self._send(_submit(spec, label, priority, webhook, idempotency_key))
+
+    def validate(self, spec: LandscapeSpec | dict[str, Any]) -> Estimate:
+        """Check a spec, and say what it would cost."""
+        return self._send(_validate(spec))
+
+    def page(
+        self,
+        *,
+        state: State | None = None,
+        model: str | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> LandscapePage:
+        """Some jobs, the newest first."""
+        return self._send(_page(state, model, label, cursor, limit))
+
+    def get(self, job: str) -> LandscapeDetail:
+        """A job."""
+        return self._send(_get(job))
+
+    def watch(self, job: str) -> Iterator[Landscape]:
+        """A job now, and after every change until it is over."""
+        since, deadline = 0, time.monotonic() + self._patience
+        while True:
+            try:
+                with connect_sse(self._http, "GET", *_events(job), headers=_last(since)) as source:
+                    if source.response.status_code == 204:
+                        return
+                    if source.response.is_error:
+                        source.response.read()
+                    _require_success(source.response)
+                    for event in source.iter_sse():
+                        if event.event != EVENT:  # a sign of life
+                            continue
+                        now = Landscape.model_validate_json(event.data)
+                        since, deadline = now.revision, time.monotonic() + self._patience
+                        yield now
+                        if now.state in OVER:
+                            return
+            except (httpx.TransportError, ServiceError) as error:
+                if not _is_transient(error) or time.monotonic() > deadline:
+                    raise _told(error) from None
+            time.sleep(1.0)
+
+    def cancel(self, job: str) -> LandscapeDetail:
+        """End a job; its finished points stay."""
+        return self._send(_cancel(job))
+
+    def delete(self, job: str) -> None:
+        """Remove a job that is over, with its results."""
+        self._send(_delete(job))
+
+    def grid(self, job: str) -> pa.Table:
+        """The points measured so far, with the columns of points.parquet."""
+        return self._send(_grid(job))
+
+    def summary(self, job: str) -> Summary:
+        """Every score with its interval."""
+        return self._send(_summary(job))
+
+    def figure(self, job: str, media_type: str = "image/png", prompt_set: int = 0) -> bytes:
+        """The landscape as text/html, image/png or image/svg+xml."""
+        return self._send(_figure(job, media_type, prompt_set))
+
+    def responses(self, job: str, cursor: int = 0, limit: int = 100) -> ResponsePage:
+        """Some of the responses that were kept."""
+        return self._send(_responses(job, cursor, limit))
+
+    def models(self) -> Names:
+        """What a spec may name as a model."""
+        return self._send(MODELS)
+
+    def prompt_sets(self) -> PromptSets:
+        """What a spec may name as prompts."""
+        return self._send(PROMPT_SETS)
+
+    def judges(self) -> Judges:
+        """What a spec may name as a judge."""
+        return self._send(JUDGES)
+
+    def _send(self, call: _Call[T]) -> T:
+        try:
+            for attempt in Retrying(**_retries(self._patience)):
+                with attempt:
+                    answer = self._http.request(call.method, call.path, **call.options)
+                    _require_success(answer)
+        except httpx.TransportError as error:
+            raise _told(error) from None
+        return call.parse(answer)
+
+
+class AsyncClient:
+    """As Client, to be awaited."""
+
+    def __init__(self, server: str, key: str | None = None, patience: float = 60.0) -> None:
+        self._http = httpx.AsyncClient(**_http_options(server, key))
+        self._patience = patience
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def submit(
+        self,
+        spec: LandscapeSpec | dict[str, Any],
+        *,
+        label: str | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        idempotency_key: str | None = None,
+    ) -> LandscapeDetail:
+        """Submit a landscape."""
+        return await self._send(_submit(spec, label, priority, webhook, idempotency_key))
+
+    async def validate(self, spec: LandscapeSpec | dict[str, Any]) -> Estimate:
+        """Check a spec, and say what it would cost."""
+        return await self._send(_validate(spec))
+
+    async def page(
+        self,
+        *,
+        state: State | None = None,
+        model: str | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> LandscapePage:
+        """Some jobs, the newest first."""
+        return await self._send(_page(state, model, label, cursor, limit))
+
+    async def get(self, job: str) -> LandscapeDetail:
+        """A job."""
+        return await self._send(_get(job))
+
+    async def watch(self, job: str) -> AsyncIterator[Landscape]:
+        """A job now, and after every change until it is over."""
+        since, deadline = 0, time.monotonic() + self._patience
+        while True:
+            try:
+                async with aconnect_sse(self._http, "GET", *_events(job), headers=_last(since)) as source:
+                    if source.response.status_code == 204:
+                        return
+                    if source.response.is_error:
+                        await source.response.aread()
+                    _require_success(source.response)
+                    async for event in source.aiter_sse():
+                        if event.event != EVENT:  # a sign of life
+                            continue
+                        now = Landscape.model_validate_json(event.data)
+                        since, deadline = now.revision, time.monotonic() + self._patience
+                        yield now
+                        if now.state in OVER:
+                            return
+            except (httpx.TransportError, ServiceError) as error:
+                if not _is_transient(error) or time.monotonic() > deadline:
+                    raise _told(error) from None
+            await asyncio.sleep(1.0)
+
+    async def cancel(self, job: str) -> LandscapeDetail:
+        """End a job; its finished points stay."""
+        return await self._send(_cancel(job))
+
+    async def delete(self, job: str) -> None:
+        """Remove a job that is over, with its results."""
+        await self._send(_delete(job))
+
+    async def grid(self, job: str) -> pa.Table:
+        """The points measured so far, with the columns of points.parquet."""
+        return await self._send(_grid(job))
+
+    async def summary(self, job: str) -> Summary:
+        """Every score with its interval."""
+        return await self._send(_summary(job))
+
+    async def figure(self, job: str, media_type: str = "image/png", prompt_set: int = 0) -> bytes:
+        """The landscape as text/html, image/png or image/svg+xml."""
+        return await self._send(_figure(job, media_type, prompt_set))
+
+    async def responses(self, job: str, cursor: int = 0, limit: int = 100) -> ResponsePage:
+        """Some of the responses that were kept."""
+        return await self._send(_responses(job, cursor, limit))
+
+    async def models(self) -> Names:
+        """What a spec may name as a model."""
+        return await self._send(MODELS)
+
+    async def prompt_sets(self) -> PromptSets:
+        """What a spec may name as prompts."""
+        return await self._send(PROMPT_SETS)
+
+    async def judges(self) -> Judges:
+        """What a spec may name as a judge."""
+        return await self._send(JUDGES)
+
+    async def _send(self, call: _Call[T]) -> T:
+        try:
+            async for attempt in AsyncRetrying(**_retries(self._patience)):
+                with attempt:
+                    answer = await self._http.request(call.method, call.path, **call.options)
+                    _require_success(answer)
+        except httpx.TransportError as error:
+            raise _told(error) from None
+        return call.parse(answer)
+
+
+def _http_options(server: str, key: str | None) -> dict[str, Any]:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
+    return {"base_url": server, "headers": headers, "timeout": timeout}
+
+
+def _events(job: str) -> tuple[str]:
+    return (f"/v1/landscapes/{job}/events",)
+
+
+def _last(revision: int) -> dict[str, str]:
+    return {"last-event-id": str(revision)} if revision else {}
+
+
+def _retries(patience: float) -> dict[str, Any]:
+    return {
+        "retry": retry_if_exception(_is_transient),
+        "wait": _wait,
+        "stop": stop_after_delay(patience),
+        "reraise": True,
+    }
+
+
+def _wait(state: RetryCallState) -> float:
+    """As long as the service asks, else longer each time."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = getattr(error, "retry_after", None)
+    longer = wait_exponential_jitter(initial=0.2, max=LONGEST_WAIT)(state)
+    return longer if asked is None else min(LONGEST_WAIT, asked)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, httpx.TransportError) or getattr(error, "status", None) in TRANSIENT
+
+
+def _require_success(answer: httpx.Response) -> None:
+    """Raise ServiceError, as the service puts it, unless an answer is a result."""
+    if answer.is_success:
+        return
+    try:
+        said = Problem.model_validate_json(answer.content)
+    except ValueError:
+        said = Problem(title=answer.reason_phrase, status=answer.status_code, detail=answer.text[:200])
+    remedy = said.remedy or f"Request {said.request_id or 'unknown'} in the service's log says more"
+    problem = said.detail.removesuffix(f"{remedy}.").rstrip(". ")
+    error = ServiceError(said.field or "server", problem, remedy)
+    error.status = answer.status_code
+    asked = answer.headers.get("retry-after", "")
+    if asked.isdigit():
+        error.retry_after = float(asked)
+    raise error
+
+
+def _told(error: Exception) -> Exception:
+    """An error of the connection, as one that says what to do."""
+    if isinstance(error, ServiceError):
+        return error
+    return ServiceError(
+        "server",
+        f"it does not answer: {str(error) or type(error).__name__}",
+        "Check its URL, and that it runs",
+    )

@@ -1,0 +1,133 @@
+"""Which models and prompts a service may read: what lies below its roots, and what its lists name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from visage_core.errors import InputError
+from visage_core.prompts import BUILT_IN
+from visage_core.spec import LandscapeSpec, parse_spec
+
+PROMPT_FILES = (".csv", ".jsonl", ".txt")
+MOST_PROMPT_BYTES = 64 * 2**20
+# How far below a root models and prompts are listed.
+DEPTH = 4
+MOST_LISTED = 1_000
+
+
+class NotAllowedError(InputError):
+    """A model or a prompt file that the service may not read."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """`roots` are folders; `models` and `datasets` are patterns such as org/* or s3://bucket/models/*."""
+
+    roots: tuple[Path, ...]
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    def resolve(self, spec: LandscapeSpec) -> LandscapeSpec:
+        """The spec with every path found below a root and made absolute. Raises NotAllowedError for what
+        may not be read, whether it is there or not."""
+        document: dict[str, Any] = spec.model_dump(mode="json")
+        document["model"] = self._model(spec.model, "model")
+        for name in ("axis", "second_axis"):
+            direction = (document[name] or {}).get("direction", {})
+            if "to" in direction:
+                direction["to"] = self._model(direction["to"], f"{name}.direction.to")
+        for number, prompts in enumerate(document["prompts"]):
+            prompts["source"] = self._prompts(prompts["source"], f"prompts.{number}.source")
+        return parse_spec(document)
+
+    def models_here(self) -> list[str]:
+        """The checkpoints below the roots, as far as they lie near."""
+        return self._below(lambda path: path.name == "config.json", lambda path: str(path.parent))
+
+    def prompts_here(self) -> list[str]:
+        """The prompt files below the roots, as far as they lie near."""
+        return self._below(lambda path: path.suffix in PROMPT_FILES, str)
+
+    def _model(self, name: str, field: str) -> str:
+        path = self._inside(name)
+        if path is not None:
+            inside = path.is_dir() and all(self._is_below(file.resolve()) for file in path.iterdir())
+            if inside or not path.exists():
+                return str(path)
+        elif any(fnmatchcase(name, pattern) for pattern in self.models) and _is_plain(name):
+            return name
+        raise NotAllowedError(
+            field,
+            f"{name!r} is neither below a folder nor on a list from which this service takes models",
+            "GET /v1/models tells what there is",
+        )
+
+    def _prompts(self, source: str, field: str) -> str:
+        if source in BUILT_IN:
+            return source
+        if source.startswith("hf:"):
+            name = source.split(":")[1]
+            if any(fnmatchcase(name, pattern) for pattern in self.datasets) and _is_plain(name):
+                return source
+        else:
+            path = self._inside(source)
+            if path is not None and path.suffix in PROMPT_FILES:
+                if path.is_file() and path.stat().st_size > MOST_PROMPT_BYTES:
+                    raise NotAllowedError(
+                        field, f"{source!r} is larger than {MOST_PROMPT_BYTES:,} bytes", "Use a smaller file"
+                    )
+                return str(path)
+        raise NotAllowedError(
+            field,
+            f"{source!r} is neither a built-in set, nor below a folder or on a list from which this service "
+            "takes prompts",
+            "GET /v1/prompt-sets tells what there is",
+        )
+
+    def _inside(self, name: str) -> Path | None:
+        """The path below a root that a name means, absolute or from a root; None where it means none."""
+        if "://" in name or "\0" in name or len(name) > 1024:
+            return None
+        try:
+            for root in self.roots:
+                path = (root.resolve() / name).resolve()
+                # A hub id may look like a path below a root: it is one where something is there.
+                if self._is_below(path) and (Path(name).is_absolute() or path.exists()):
+                    return path
+        except OSError:  # a name too long for a file system, a loop of links
+            return None
+        return None
+
+    def _is_below(self, path: Path) -> bool:
+        return any(path.is_relative_to(root.resolve()) for root in self.roots)
+
+    def _below(self, wanted: Any, named: Any) -> list[str]:
+        found: dict[str, None] = {}
+        for root in self.roots:
+            for path in _walk(root.resolve(), DEPTH):
+                if wanted(path) and self._is_below(path.resolve()):
+                    found[named(path)] = None
+                if len(found) >= MOST_LISTED:
+                    break
+        return sorted(found)
+
+
+def _walk(folder: Path, depth: int) -> Iterable[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_file():
+            yield entry
+        elif depth and entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
+            yield from _walk(entry, depth - 1)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a hub id or URL says nothing but a place: no options, no credentials, no way upwards."""
+    return name.isprintable() and not any(mark in name for mark in ("..", "?", "#", "@", "%", "\\"))

@@ -1,0 +1,253 @@
+"""The runner: takes jobs from the table and measures them, several at a time, on engines that they share."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import structlog
+from ray.exceptions import RayError
+from sqlalchemy.exc import SQLAlchemyError
+from tenacity import Retrying, stop_after_delay, wait_exponential
+
+from services.jobs.allowed import Allowed
+from services.jobs.states import State
+from services.jobs.storage import Storage
+from services.jobs.store import Jobs
+from services.jobs.tables import JobRow
+from services.jobs.webhooks import deliver
+from services.sweep.cluster import this_node
+from services.sweep.coordinator import CANCELLED, WORKING, FolderBusyError, Progress
+from services.sweep.engines import Engines
+from services.sweep.plan import Plan, make_plan
+from services.sweep.run import Run
+from visage_core.errors import InputError
+from visage_core.results import Results
+from visage_core.spec import LandscapeSpec, parse_spec
+
+TICK_SECONDS = 1.0
+# Progress of a job is noted at most so often: each note is a write to the disk.
+NOTE_SECONDS = 1.0
+# An end that comes with a shutdown waits so long for what is under way.
+STOP_SECONDS = 20.0
+log = structlog.get_logger("visage.runner")
+
+
+@dataclass
+class _Driver:
+    """A job under way: the thread that runs it, and what to stop."""
+
+    row: JobRow
+    thread: threading.Thread
+    run: Run | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """End the job, without waiting for that."""
+        if not self.cancelled.is_set():
+            self.cancelled.set()
+            if self.run is not None:
+                threading.Thread(target=self.run.cancel, daemon=True).start()
+
+
+class Runner:
+    """One at least is needed for jobs to get on; a lease on each job keeps several from each other's.
+
+    `at_once` is how many jobs it runs at a time: with two, the next one starts while the last points of one
+    are measured. A job of higher priority than all that run starts at once.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        storage: Storage,
+        allowed: Allowed,
+        engines: Engines,
+        at_once: int = 2,
+        private_webhooks: bool = False,
+    ) -> None:
+        self.id = secrets.token_hex(16)
+        self._jobs, self._storage, self._allowed, self._engines = jobs, storage, allowed, engines
+        self._at_once = at_once
+        self._private_webhooks = private_webhooks
+        self._drivers: dict[str, _Driver] = {}
+        self._delivering: set[str] = set()
+        self._messengers = ThreadPoolExecutor(4, thread_name_prefix="webhook")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        self._thread.start()
+
+    def alive(self) -> bool:
+        """Whether it works."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End within seconds; jobs under way go back to the queue, and on from their durable points."""
+        self._stopping.set()
+        self._thread.join(STOP_SECONDS)
+        for driver in list(self._drivers.values()):
+            driver.cancel()
+        deadline = time.monotonic() + STOP_SECONDS
+        for driver in list(self._drivers.values()):
+            driver.thread.join(max(0.0, deadline - time.monotonic()))
+        self._engines.close()
+
+    def _work(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            try:
+                self._tick()
+            except SQLAlchemyError as error:
+                # A database that is away for a while comes back; until then jobs go on without it.
+                log.warning("database", problem=str(error).splitlines()[0])
+
+    def _tick(self) -> None:
+        states = self._jobs.beat(self.id, self._workers())
+        for job, driver in list(self._drivers.items()):
+            if states.get(job) != State.RUNNING:  # to be ended, or another runner's by now
+                driver.cancel()
+        for job, state in states.items():
+            if job not in self._drivers:  # its end could not be noted
+                self._jobs.end(job, self.id, _ended(state))
+        for job in self._jobs.recover():
+            log.info("recovered", job=job)
+        self._take()
+        for row in self._jobs.due_webhooks():
+            if row.id not in self._delivering:
+                self._delivering.add(row.id)
+                self._messengers.submit(self._deliver, row)
+
+    def _take(self) -> None:
+        while True:
+            above = None
+            if len(self._drivers) >= self._at_once:
+                above = max(driver.row.priority for driver in self._drivers.values())
+            row = self._jobs.take(self.id, above)
+            if row is None:
+                return
+            thread = threading.Thread(target=self._drive, args=(row,), name=f"job-{row.id}", daemon=True)
+            self._drivers[row.id] = _Driver(row, thread)
+            thread.start()
+
+    def _workers(self) -> list[dict[str, Any]]:
+        try:
+            workers: list[dict[str, Any]] = self._engines.state()["workers"]
+        except RayError:
+            return []  # a run finds that out too, and mends it
+        return workers
+
+    def _drive(self, row: JobRow) -> None:
+        """Run a job to its end, and note that."""
+        driver = self._drivers[row.id]
+        log.info("started", job=row.id, model=row.model, owner=row.owner, starts=row.starts)
+        error: InputError | None = None
+        try:
+            state = self._measure(row, driver)
+        except FolderBusyError:
+            state = State.QUEUED  # a runner that is dead, but not yet all of it
+        except InputError as problem:
+            state, error = State.FAILED, problem
+        except (RayError, OSError) as problem:
+            log.warning("interrupted", job=row.id, problem=type(problem).__name__)
+            state = State.QUEUED
+        except Exception as problem:
+            log.exception("crashed", job=row.id)
+            state = State.FAILED
+            error = InputError("service", f"{type(problem).__name__} in the service", "See the service's log")
+        told = None
+        if error is not None:
+            told = {"field": error.field, "problem": error.problem, "remedy": error.remedy}
+        try:
+            if state == State.QUEUED and self._jobs.get(row.id).state == State.CANCELLING:
+                state = State.CANCELLED
+            noted = self._jobs.end(row.id, self.id, state, told)
+            log.info("ended", job=row.id, state=state, noted=noted, error=told)
+        except (SQLAlchemyError, InputError) as problem:
+            log.warning("end not noted", job=row.id, problem=str(problem).splitlines()[0])
+        finally:
+            del self._drivers[row.id]
+
+    def _measure(self, row: JobRow, driver: _Driver) -> State:
+        """Measure what is left of a job; gives the state in which that leaves it."""
+        folder = self._storage.fetch(row.id)
+        plan = self._plan(self._allowed.resolve(parse_spec(row.spec)))
+        driver.run = run = Run(
+            plan.on_node(this_node()),
+            folder,
+            self._engines,
+            name=row.id,
+            priority=row.priority,
+            owner=row.owner,
+        )
+        if driver.cancelled.is_set():
+            return self._left()
+        progress = None
+        for progress in run:
+            if driver.cancelled.is_set() and progress.state != CANCELLED:
+                run.cancel()  # it was asked for before there was something to cancel
+            if progress.state == WORKING:
+                self._keep_if_possible(row.id)
+                self._jobs.note(row.id, self.id, progress.done, _document(progress))
+                time.sleep(NOTE_SECONDS)
+        assert progress is not None
+        # Not done before it is kept where it outlives this machine.
+        for attempt in Retrying(wait=wait_exponential(max=60), stop=stop_after_delay(300), reraise=True):
+            with attempt:
+                self._storage.keep(row.id)
+        self._jobs.note(row.id, self.id, progress.done, _document(progress, Results(folder)))
+        return self._left() if progress.state == CANCELLED else State.DONE
+
+    def _keep_if_possible(self, job: str) -> None:
+        try:
+            self._storage.keep(job)
+        except OSError as error:
+            log.warning("storage", job=job, problem=str(error).splitlines()[0])
+
+    def _plan(self, spec: LandscapeSpec) -> Plan:
+        return make_plan(spec, workers_here=0)
+
+    def _left(self) -> State:
+        """What becomes of a job that was stopped: a shutdown's goes on later."""
+        return State.QUEUED if self._stopping.is_set() else State.CANCELLED
+
+    def _deliver(self, row: JobRow) -> None:
+        try:
+            body: dict[str, Any] = {"id": row.id, "state": row.state, "label": row.label, "model": row.model}
+            body |= {"points": row.points, "done": row.done, "error": row.error}
+            body["visage"] = (row.progress or {}).get("visage") if row.state == State.DONE else None
+            deliver(self._jobs, row, {"type": "landscape.finished", "data": body}, self._private_webhooks)
+        except Exception:
+            log.exception("webhook failed", job=row.id)
+        finally:
+            self._delivering.discard(row.id)
+
+
+def _ended(state: State) -> State:
+    """What becomes of a job that nobody drives any more."""
+    return State.CANCELLED if state == State.CANCELLING else State.QUEUED
+
+
+def _document(progress: Progress, finished: Results | None = None) -> dict[str, Any]:
+    """A job's progress as the table has it; with the score where the results have one."""
+    latest = None
+    if progress.latest is not None:
+        point, rate = progress.latest
+        latest = asdict(point) | {"asr": rate}
+    summary = finished and finished.read_json("summary.json")
+    return {
+        "points": progress.points,
+        "done": progress.done,
+        "failed": progress.failed,
+        "eta_seconds": progress.eta_seconds,
+        "worker_seconds": round(progress.worker_seconds, 3),
+        "tokens": progress.tokens,
+        "latest": latest,
+        "estimate": progress.estimate and asdict(progress.estimate),
+        "visage": summary and summary["landscapes"][0]["visage"],
+    }

@@ -1,0 +1,392 @@
+"""Reading and writing jobs. Every change of a job goes through here, each in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, Select, case, delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, sessionmaker
+
+from services.jobs.database import now, writing
+from services.jobs.limits import Limits
+from services.jobs.states import OVER, State, require_follows
+from services.jobs.tables import JobRow, KeyRow, RunnerRow
+from visage_core.errors import InputError
+
+# A runner that gives no sign of life for so long has lost its jobs.
+LEASE = timedelta(seconds=15)
+# A job whose runner died so often without a point in between may be what kills it.
+MOST_STARTS = 5
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class NoSuchJobError(InputError):
+    """There is no job of that id, or none that the caller may see."""
+
+
+class ReplayError(InputError):
+    """An idempotency key comes again with another request."""
+
+
+class TooLargeError(InputError):
+    """A job that is larger than a key's limits: it can never be taken."""
+
+
+class QueueFullError(InputError):
+    """A key's unfinished jobs leave no room for another one now."""
+
+
+class NotOverError(InputError):
+    """What only a finished job allows is asked of an unfinished one."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is asked for. `points`, `prompts` and `tokens` are what it may cost, as in the table."""
+
+    spec: dict[str, Any]
+    points: int
+    prompts: int
+    tokens: int
+    owner: str
+    label: str | None = None
+    priority: int = 0
+    webhook: dict[str, Any] | None = None
+    idempotency_key: str | None = None
+
+    def digest(self) -> str:
+        """SHA-256 over the request, to tell a repeated one from another under the same key."""
+        request = [self.spec, self.label, self.priority, self.webhook]
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some jobs, the newest first, and the cursor of the next page; None at the end."""
+
+    jobs: list[JobRow]
+    next: str | None
+
+
+class Jobs:
+    """The jobs in a database. Rows that are given out are detached: they do not change any more."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+
+    def submit(self, submission: Submission, limits: Limits | None = None) -> tuple[JobRow, bool]:
+        """Add a job; gives it and whether it is new. A repeated idempotency key gives the first job.
+
+        Raises ReplayError where the key was used for another request, TooLargeError and QueueFullError
+        where the owner's limits leave no room.
+        """
+        row = JobRow(
+            id=_new_id(),
+            revision=1,
+            state=State.QUEUED,
+            spec=submission.spec,
+            model=submission.spec["model"],
+            label=submission.label,
+            owner=submission.owner,
+            priority=submission.priority,
+            points=submission.points,
+            prompts=submission.prompts,
+            tokens=submission.tokens,
+            done=0,
+            idempotency_key=submission.idempotency_key,
+            request_digest=submission.digest(),
+            created_at=now(),
+            starts=0,
+            webhook=submission.webhook,
+            webhook_attempts=0,
+        )
+        try:
+            with self._writing() as session:
+                # One submission of an owner after another, or two could both fill the last place.
+                session.get(KeyRow, submission.owner, with_for_update=True)
+                first = self._first_of(session, submission)
+                if first is not None:
+                    return first, False
+                if limits is not None:
+                    _require_room(submission, limits, _usage(session, submission.owner))
+                session.add(row)
+        except IntegrityError:
+            with self._sessions() as session:
+                first = self._first_of(session, submission)
+            assert first is not None
+            return first, False
+        return row, True
+
+    def get(self, job: str, owner: str | None = None) -> JobRow:
+        """A job by its id; with `owner`, only one of that key. Raises NoSuchJobError."""
+        with self._sessions() as session:
+            row = session.get(JobRow, job) if JOB_ID.fullmatch(job) else None
+        if row is None or owner not in (None, row.owner):
+            raise NoSuchJobError("id", f"there is no job {job!r}", "List the jobs to find its id")
+        return row
+
+    def page(
+        self,
+        *,
+        owner: str | None = None,
+        state: State | None = None,
+        model: str | None = None,
+        label: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """The newest jobs, or those before a cursor."""
+        query = select(JobRow).order_by(JobRow.id.desc()).limit(limit + 1)
+        for column, value in (("owner", owner), ("state", state), ("model", model), ("label", label)):
+            if value is not None:
+                query = query.where(getattr(JobRow, column) == value)
+        if before is not None:
+            query = query.where(JobRow.id < before)
+        rows = self._all(query)
+        return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+
+    def revisions(self, jobs: Collection[str]) -> dict[str, int]:
+        """The revision of each of some jobs that is there."""
+        with self._sessions() as session:
+            found = session.execute(select(JobRow.id, JobRow.revision).where(JobRow.id.in_(jobs)))
+            return dict(found.tuples().all())
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        with self._sessions() as session:
+            found = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state)).all()
+        return dict.fromkeys(State, 0) | {State(state): count for state, count in found}
+
+    def take(self, runner: str, above: int | None = None) -> JobRow | None:
+        """The job that is next, now running under `runner`'s lease; None where none waits.
+
+        Highest priority first; among equals the key whose last start lies longest back, so that one key's
+        many jobs do not hold up another's; then the oldest. With `above`, only a job of higher priority.
+        """
+        last_start = (
+            select(JobRow.owner, func.max(JobRow.started_at).label("at")).group_by(JobRow.owner).subquery()
+        )
+        query = (
+            select(JobRow)
+            .join(last_start, last_start.c.owner == JobRow.owner)
+            .where(JobRow.state == State.QUEUED)
+            .order_by(
+                JobRow.priority.desc(),
+                case((last_start.c.at.is_(None), 0), else_=1),
+                last_start.c.at,
+                JobRow.id,
+            )
+            .limit(1)
+        )
+        if above is not None:
+            query = query.where(JobRow.priority > above)
+        while True:
+            rows = self._all(query)
+            if not rows:
+                return None
+            if (row := self._claim(rows[0].id, runner)) is not None:
+                return row
+
+    def beat(self, runner: str, workers: list[dict[str, Any]]) -> dict[str, State]:
+        """A runner's sign of life: keeps its leases, and gives the states of its jobs, in which somebody
+        may have asked for the end of one. A job that is not there has been lost."""
+        with self._writing() as session:
+            session.merge(RunnerRow(id=runner, seen_at=now(), workers=workers))
+            session.execute(delete(RunnerRow).where(RunnerRow.seen_at < now() - 100 * LEASE))
+            session.execute(update(JobRow).where(JobRow.runner == runner).values(lease_until=now() + LEASE))
+            held = session.execute(select(JobRow.id, JobRow.state).where(JobRow.runner == runner))
+            return {job: State(state) for job, state in held}
+
+    def runners(self) -> list[RunnerRow]:
+        """The runners that are alive."""
+        return self._all(select(RunnerRow).where(RunnerRow.seen_at > now() - LEASE))
+
+    def note(self, job: str, runner: str, done: int, progress: dict[str, Any]) -> bool:
+        """Note how far a job is that `runner` has; False where the lease is lost."""
+        with self._writing() as session:
+            row = _held(session, job, runner)
+            if row is None:
+                return False
+            if progress != row.progress:
+                row.starts = 0 if done > row.done else row.starts
+                row.done, row.progress = done, progress
+                row.revision += 1
+            return True
+
+    def end(self, job: str, runner: str, state: State, error: dict[str, Any] | None = None) -> bool:
+        """Note the end of a job that `runner` has, or its return to the queue; False where the lease is
+        lost."""
+        with self._writing() as session:
+            row = _held(session, job, runner)
+            if row is None:
+                return False
+            _change(row, state)
+            row.error = error
+            return True
+
+    def cancel(self, job: str, owner: str | None = None) -> JobRow:
+        """Ask for the end of a job. One that is over stays as it is. Raises NoSuchJobError."""
+        self.get(job, owner)
+        with self._writing() as session:
+            row = session.get(JobRow, job, with_for_update=True)
+            if row is not None and row.state == State.QUEUED:
+                _change(row, State.CANCELLED)
+            elif row is not None and row.state == State.RUNNING:
+                _change(row, State.CANCELLING)
+        return self.get(job, owner)
+
+    def require_over(self, job: str, owner: str | None = None) -> JobRow:
+        """A job that is over. Raises NoSuchJobError, and NotOverError."""
+        row = self.get(job, owner)
+        if row.state not in OVER:
+            raise NotOverError("id", f"the job is {row.state}", "Cancel it, and wait for its end")
+        return row
+
+    def delete(self, job: str) -> None:
+        """Remove a job that is over."""
+        with self._writing() as session:
+            session.execute(delete(JobRow).where(JobRow.id == job, JobRow.state.in_(OVER)))
+
+    def recover(self) -> list[str]:
+        """Put jobs back into the queue whose runner gives no sign of life any more; their ids."""
+        lost = select(JobRow.id).where(
+            JobRow.state.in_([State.RUNNING, State.CANCELLING]), JobRow.lease_until < now()
+        )
+        found = []
+        for job in self._all(lost):
+            with self._writing() as session:
+                row = session.get(JobRow, job, with_for_update=True)
+                if row is None or row.lease_until is None or row.lease_until >= now():
+                    continue
+                if row.state == State.CANCELLING:
+                    _change(row, State.CANCELLED)
+                elif row.starts >= MOST_STARTS:
+                    _change(row, State.FAILED)
+                    row.error = {
+                        "field": "model",
+                        "problem": f"the service died {row.starts} times while it ran the job, and no point "
+                        "was finished",
+                        "remedy": "Look into the service's log for what it died of",
+                    }
+                else:
+                    _change(row, State.QUEUED)
+                found.append(job)
+        return found
+
+    def pace(self, model: str) -> float | None:
+        """Seconds of workers for each prompt answered, of the last finished job on a model; None where
+        there is none."""
+        query = (
+            select(JobRow)
+            .where(JobRow.model == model, JobRow.state == State.DONE)
+            .order_by(JobRow.id.desc())
+            .limit(1)
+        )
+        for row in self._all(query):
+            if row.progress and row.done and row.prompts:
+                answered = row.prompts * row.done / row.points
+                return float(row.progress["worker_seconds"]) / answered or None
+        return None
+
+    def due_webhooks(self) -> list[JobRow]:
+        """Finished jobs that somebody wants to be told of now."""
+        return self._all(select(JobRow).where(JobRow.webhook_due <= now()).limit(100))
+
+    def webhook_tried(self, job: str, again: datetime | None) -> None:
+        """Note an attempt to tell of a job's end; `again` says when the next is due, None for never."""
+        with self._writing() as session:
+            session.execute(
+                update(JobRow)
+                .where(JobRow.id == job)
+                .values(webhook_due=again, webhook_attempts=JobRow.webhook_attempts + 1)
+            )
+
+    def _claim(self, job: str, runner: str) -> JobRow | None:
+        """Take a queued job, unless another runner was faster."""
+        with self._writing() as session:
+            row: JobRow | None = session.get(JobRow, job, with_for_update=True)
+            if row is None or row.state != State.QUEUED:
+                return None
+            _change(row, State.RUNNING)
+            row.runner, row.lease_until, row.started_at = runner, now() + LEASE, now()
+            row.starts += 1
+            return row
+
+    def _first_of(self, session: Session, submission: Submission) -> JobRow | None:
+        """The job of an earlier submission with the same idempotency key."""
+        if submission.idempotency_key is None:
+            return None
+        query = select(JobRow).where(
+            JobRow.owner == submission.owner, JobRow.idempotency_key == submission.idempotency_key
+        )
+        row: JobRow | None = session.scalars(query).one_or_none()
+        if row is not None and row.request_digest != submission.digest():
+            raise ReplayError(
+                "Idempotency-Key",
+                f"{submission.idempotency_key!r} was used for another request (job {row.id})",
+                "Use a new key for a new request",
+            )
+        return row
+
+    def _all(self, query: Select[Any]) -> list[Any]:
+        with self._sessions() as session:
+            return list(session.scalars(query))
+
+    def _writing(self) -> Any:
+        return writing(self._sessions())
+
+
+def _held(session: Session, job: str, runner: str) -> JobRow | None:
+    row = session.get(JobRow, job, with_for_update=True)
+    return row if row is not None and row.runner == runner else None
+
+
+def _change(row: JobRow, state: State) -> None:
+    require_follows(State(row.state), state)
+    row.state = state
+    row.revision += 1
+    if state in OVER or state == State.QUEUED:
+        row.runner = row.lease_until = None
+    if state in OVER:
+        row.finished_at = now()
+        if row.webhook is not None:
+            row.webhook_due = now()
+
+
+def _usage(session: Session, owner: str) -> dict[str, int]:
+    columns = (JobRow.points, JobRow.prompts, JobRow.tokens)
+    query = select(func.count(), *(func.coalesce(func.sum(column), 0) for column in columns)).where(
+        JobRow.owner == owner, or_(*(JobRow.state == state for state in State if state not in OVER))
+    )
+    found = session.execute(query).one()
+    return dict(zip(("jobs", "points", "prompts", "tokens"), map(int, found), strict=True))
+
+
+def _require_room(submission: Submission, limits: Limits, usage: dict[str, int]) -> None:
+    for name, most in limits.model_dump().items():
+        wanted = 1 if name == "jobs" else getattr(submission, name)
+        if wanted > most:
+            raise TooLargeError(
+                "spec", f"the job has {wanted:,} {name}, and this key may have {most:,}", "Make it smaller"
+            )
+        if usage[name] + wanted > most:
+            raise QueueFullError(
+                "spec",
+                f"the unfinished jobs of this key have {usage[name]:,} {name}, this one {wanted:,}, and the "
+                f"key may have {most:,}",
+                "Wait until some are finished, or cancel some",
+            )
+
+
+def _new_id() -> str:
+    """32 hexadecimal digits that sort by time: milliseconds since 1970, then chance."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"

@@ -1,0 +1,65 @@
+"""The warm engines that runs share: the pool of their workers, and the server of their models' files."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from services.sweep.cluster import on_this_node
+from services.sweep.nodes import FileServer
+from services.sweep.pool import Pool, WorkerResources
+from services.sweep.worker import Worker
+
+
+@dataclass
+class Engines:
+    """Started when a run first asks for them, and again after their death. Threads may share it."""
+
+    workers: int
+    resources: WorkerResources
+    worker: type = Worker
+    _actors: dict[str, Any] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def pool(self) -> Any:
+        """The pool, as a Ray actor."""
+        with self._lock:
+            if "pool" not in self._actors:
+                pool = on_this_node(Pool).remote(self.workers, self.resources, self.worker)
+                ray.get(pool.open.remote())
+                self._actors["pool"] = pool
+            return self._actors["pool"]
+
+    def server(self) -> Any:
+        """The file server, as a Ray actor."""
+        with self._lock:
+            if "server" not in self._actors:
+                self._actors["server"] = on_this_node(FileServer).remote()
+            return self._actors["server"]
+
+    def state(self) -> dict[str, Any]:
+        """Who works, as `Pool.state` tells it; without workers where none was asked for yet."""
+        with self._lock:
+            pool = self._actors.get("pool")
+        return {"workers": [], "jobs": []} if pool is None else ray.get(pool.state.remote(), timeout=60)
+
+    def bury(self) -> None:
+        """Forget those that are dead."""
+        with self._lock:
+            for name, probe in (("pool", "state"), ("server", "ready")):
+                if name in self._actors:
+                    try:
+                        ray.get(getattr(self._actors[name], probe).remote(), timeout=60)
+                    except RayActorError:
+                        del self._actors[name]
+
+    def close(self) -> None:
+        """End the workers: they hold what others may need."""
+        with self._lock:
+            for actor in self._actors.values():
+                ray.kill(actor)
+            self._actors.clear()
