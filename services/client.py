@@ -51,6 +51,7 @@ LONGEST_WAIT = 30.0
 # The service sends a sign of life every 15 seconds.
 SILENCE_SECONDS = 60.0
 EVENT = "landscape"
+PROBLEM = "application/problem+json"
 ARROW = "application/vnd.apache.arrow.stream"
 T = TypeVar("T")
 
@@ -413,7 +414,7 @@ def _wait(state: RetryCallState) -> float:
     """As long as the service asks, else longer each time."""
     error = state.outcome.exception() if state.outcome else None
     asked = getattr(error, "retry_after", None)
-    longer = wait_exponential_jitter(initial=0.2, max=LONGEST_WAIT)(state)
+    longer = wait_exponential_jitter(multiplier=0.2, max=LONGEST_WAIT)(state)
     return longer if asked is None else min(LONGEST_WAIT, asked)
 
 
@@ -432,7 +433,9 @@ def _require_success(answer: httpx.Response) -> None:
     remedy = said.remedy or f"Request {said.request_id or 'unknown'} in the service's log says more"
     problem = said.detail.removesuffix(f"{remedy}.").rstrip(". ")
     error = ServiceError(said.field or "server", problem, remedy)
-    error.status = answer.status_code
+    # A service that starts or ends is answered for by what is in front of it, in words of its own.
+    ours = answer.headers.get("content-type") == PROBLEM
+    error.status = answer.status_code if ours or answer.status_code not in (404, 500) else 503
     asked = answer.headers.get("retry-after", "")
     if asked.isdigit():
         error.retry_after = float(asked)

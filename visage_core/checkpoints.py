@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from visage_core.errors import InputError
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Names that safetensors' headers use.
 FLOATS = {"F64", "F32", "F16", "BF16"}
+_importing = threading.Lock()
 INDEX = "model.safetensors.index.json"
 
 
@@ -140,6 +142,15 @@ def require_same_tensors(base: Checkpoint, other: Checkpoint, field: str) -> Non
         )
 
 
+def auto_classes() -> tuple[Any, Any]:
+    """AutoConfig and AutoTokenizer of transformers, which takes seconds to import, and must not be imported
+    by two threads at the same time: the second would find it half made."""
+    with _importing:
+        from transformers import AutoConfig, AutoTokenizer
+
+        return AutoConfig, AutoTokenizer
+
+
 def _config(path: Path, field: str) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(
@@ -147,9 +158,7 @@ def _config(path: Path, field: str) -> dict[str, Any]:
             f"{path} is not a folder" if path.exists() else f"{path} does not exist",
             "Give the folder of a safetensors checkpoint, or a hub id such as org/name",
         )
-    # Imported here: it takes seconds, and only a checkpoint's opening needs it.
-    from transformers import AutoConfig
-
+    AutoConfig, _ = auto_classes()  # noqa: N806
     try:
         raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
         # Through transformers too, for its classes know defaults (tied embeddings) that files leave out.

@@ -7,9 +7,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 # HAProxy takes the requests where the package brings it: a Python proxy costs four times the CPU, which the
@@ -23,13 +26,16 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
+from services.api import haproxy
 from services.api.app import make_app
 from services.api.logs import log_to
 from services.api.service import Service
 from services.api.settings import Settings
 from services.jobs.runner import STOP_SECONDS, Runner
-from services.sweep.cluster import cluster, worker_resources
+from services.sweep.cluster import ClusterError, cluster, this_node, worker_resources
 from services.sweep.engines import Engines
+from services.sweep.worker import Worker
+from visage_core.errors import InputError
 from visage_core.spec import ResourcesSpec
 
 APP = "visage"
@@ -37,17 +43,23 @@ RUNNER = "Runner"
 # Many clients wait for events, and cost nothing while they do.
 MOST_REQUESTS = 10_000
 LOOK_SECONDS = 2.0
+PORT_SECONDS = 20.0
 QUIET = LoggingConfig(enable_access_log=False)
+
+
+class PortError(InputError):
+    """A port at which the service cannot listen."""
 
 
 class RunnerDeployment:
     """The runner as a Serve deployment, which is started again when it dies."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: type) -> None:
         log_to(settings.data / "logs" / "runner.jsonl")
         service = Service(settings)
         resources = ResourcesSpec(workers=settings.workers, cores=settings.cores)
-        engines = Engines(settings.workers, worker_resources(resources, settings.tensor_parallel))
+        share = worker_resources(resources, settings.tensor_parallel)
+        engines = Engines(settings.workers, share, worker)
         self._runner = Runner(
             service.jobs,
             service.work,
@@ -70,7 +82,10 @@ class RunnerDeployment:
 
 def application(settings: Settings) -> Any:
     """The Serve application; `serve deploy` builds it from the `args` of a config file."""
+    return _application(settings, Worker)
 
+
+def _application(settings: Settings, worker: type) -> Any:
     def app() -> FastAPI:
         log_to(settings.data / "logs" / "api.jsonl")
         return make_app(Service(settings))
@@ -79,7 +94,7 @@ def application(settings: Settings) -> Any:
     runner = serve.deployment(name=RUNNER, graceful_shutdown_timeout_s=2 * STOP_SECONDS, **options)
     api = serve.deployment(name="Api", max_ongoing_requests=MOST_REQUESTS, **options)
     # The routes know the runner by the table alone; bound here, Serve starts it with them.
-    return api(serve.ingress(app)(Api)).bind(runner(RunnerDeployment).bind(settings))
+    return api(serve.ingress(app)(Api)).bind(runner(RunnerDeployment).bind(settings, worker))
 
 
 class Api:
@@ -89,35 +104,69 @@ class Api:
         self.runner = runner
 
 
-def serve_here(settings: Settings, host: str, port: int, address: str, ready: Callable[[], None]) -> None:
+def serve_here(
+    settings: Settings,
+    host: str,
+    port: int,
+    address: str,
+    ready: Callable[[], None],
+    worker: type = Worker,
+) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once jobs are taken. Raises InputError where it
-    cannot begin, and RayError where the cluster is lost."""
+    cannot begin or the cluster is lost."""
     # Before Ray starts: a database that cannot be used is told at once.
     Service(settings).jobs.counts()
     over = threading.Event()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if address == "local":
-        _use_free_ports()
+        _wait_for_port(host, port)
+        _prepare_own_ray()
     with cluster(address):
         for name in (signal.SIGINT, signal.SIGTERM):  # after Ray's own, which make a noise
             signal.signal(name, lambda *_: over.set())
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET)
-        try:
-            serve.run(application(settings), name=APP, route_prefix="/", logging_config=QUIET)
-            ready()
-            while not over.wait(LOOK_SECONDS):
-                ray.cluster_resources()  # raises where the cluster is gone
-        finally:
-            with suppress(RayError, RayServeException, TimeoutError):
-                stopped = serve.get_deployment_handle(RUNNER, APP).stop.remote()
-                stopped.result(timeout_s=3 * STOP_SECONDS)
-            if address != "local":
-                serve.delete(APP)
+        serve.run(_application(settings, worker), name=APP, route_prefix="/", logging_config=QUIET)
+        ready()
+        here = this_node()
+        while not over.wait(LOOK_SECONDS):
+            if not any(node["Alive"] and node["NodeID"] == here for node in ray.nodes()):
+                raise ClusterError("address", "this machine's Ray has ended", "Start the service again")
+        with suppress(RayError, RayServeException, TimeoutError):
+            stopped = serve.get_deployment_handle(RUNNER, APP).stop.remote()
+            stopped.result(timeout_s=3 * STOP_SECONDS)
+        if address != "local":
+            serve.delete(APP)
 
 
-def _use_free_ports() -> None:
-    """Serve's own ports, beside the one it is reached at, are fixed ones: two services on a machine would
-    be in each other's way."""
+def _wait_for_port(host: str, port: int) -> None:
+    """Wait for a service before this one, that was killed a moment ago, to be gone. Raises PortError where
+    the port stays in use: two services would share it, and answer in turn."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + PORT_SECONDS
+    while True:
+        with socket.socket(family) as found:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ends of connections do not count
+            try:
+                found.bind((host, port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise PortError(
+                        "port",
+                        f"{host}:{port} cannot be used: {error.strerror}",
+                        "Stop what uses it, or use another port",
+                    ) from None
+        time.sleep(0.2)
+
+
+def _prepare_own_ray() -> None:
+    """What a Ray that is started here, and for this service alone, has to be told."""
+    # It does not come back: its end is to be noticed at once.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    ends_with_ray = Path(sys.executable).with_name("visage-haproxy")
+    if ends_with_ray.exists():
+        os.environ.setdefault(haproxy.VARIABLE, str(ends_with_ray))
+    # Serve's ports beside the one it is reached at are fixed ones: two services would collide.
     with ExitStack() as held:
         for name in ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT"):
             found = held.enter_context(socket.socket())

@@ -63,9 +63,16 @@ def _scheduler() -> Report:
     return bench_scheduler()
 
 
+def _api() -> Report:
+    from services.bench.api import bench_api
+
+    return bench_api()
+
+
 # Imported where they are run: each brings Ray, torch or vLLM.
 BENCHMARKS: dict[str, Callable[[], Report]] = {
     "engine": _engine,
     "scaling": _scaling,
     "scheduler": _scheduler,
+    "api": _api,
 }

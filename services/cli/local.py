@@ -147,7 +147,7 @@ def demo_model_(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="engine, scaling or scheduler.")],
+    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler or api.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""

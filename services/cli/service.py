@@ -101,14 +101,13 @@ def serve(
         )
     # Ray takes seconds to import, and `visage --help` should not.
     from services.api.serving import serve_here
-    from services.sweep.cluster import ClusterError
 
     def ready() -> None:
         show.serving(f"http://{host}:{port}", settings)
 
     try:
         serve_here(settings, host, port, address, ready)
-    except ClusterError:
+    except InputError:
         raise
     except Exception as error:  # Ray and Serve have many kinds
         show.err.print(f"Stopped: {str(error).strip().splitlines()[0]}", markup=False)

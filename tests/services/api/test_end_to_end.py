@@ -1,0 +1,223 @@
+"""`visage serve` with a real engine on the demo model, over real HTTP, and `visage run` on the same spec."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from services.client import AsyncClient, Client, ServiceError
+from services.jobs.states import State
+from tests.conftest import Visage
+from tests.services.served import Served, served
+from tests.services.test_run import TIMINGS
+
+SPEC: dict[str, Any] = {
+    "axis": {"points": 5, "direction": {"seeds": [0]}},
+    "prompts": [{"source": "harmful", "limit": 20}, {"source": "benign", "limit": 8}],
+    "generation": {"max_tokens": 24},
+    "engine": {"max_model_len": 512},
+    "keep_responses": True,
+}
+
+
+@dataclass
+class Measured:
+    """A job that a service has measured, and all that was said of it on the way."""
+
+    service: Served
+    job: str
+    events: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def measured(
+    request: pytest.FixtureRequest, aligned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Measured]:
+    """One job on a service with either database."""
+    options: list[object] = ["--root", aligned.parent]
+    if request.param == "postgresql":
+        options += ["--database-url", request.getfixturevalue("postgres_url")]
+    with served(tmp_path_factory.mktemp(request.param), *options) as service, Client(service.url) as client:
+        job = client.submit({**SPEC, "model": aligned.name}, label="the demo").id
+        events = [event.model_dump() for event in client.watch(job)]
+        yield Measured(service, job, events)
+
+
+@pytest.fixture(scope="module")
+def alone(aligned: Path, visage: Visage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same spec, measured without a service."""
+    folder = tmp_path_factory.mktemp("alone")
+    spec = folder / "spec.yaml"
+    spec.write_text(yaml.safe_dump({**SPEC, "model": str(aligned)}))
+    done = visage("run", "--spec", spec, "--out", folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def without_times(table: pa.Table) -> pa.Table:
+    return table.drop_columns(TIMINGS).replace_schema_metadata(None)
+
+
+def test_the_grid_equals_that_of_a_run(measured: Measured, alone: Path) -> None:
+    url = f"{measured.service.url}/v1/landscapes/{measured.job}/grid"
+    expected = pq.read_table(alone / "points.parquet")
+    parquet = httpx.get(url, headers={"accept": "application/vnd.apache.parquet"})
+    assert without_times(pq.read_table(io.BytesIO(parquet.content))).equals(without_times(expected))
+    arrow = httpx.get(url, headers={"accept": "application/vnd.apache.arrow.stream"})
+    assert without_times(pa.ipc.open_stream(arrow.content).read_all()).equals(without_times(expected))
+    rows = httpx.get(url).json()["points"]
+    assert [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows] == (
+        without_times(expected).to_pylist()
+    )
+
+
+def test_the_scores_equal_those_of_a_run(measured: Measured, alone: Path) -> None:
+    expected = json.loads((alone / "summary.json").read_text())
+    with Client(measured.service.url) as client:
+        summary = client.summary(measured.job)
+        job = client.get(measured.job)
+    for ours, theirs in zip(summary.landscapes, expected["landscapes"], strict=True):
+        drop = {"totals"}  # seconds
+        assert {k: v for k, v in ours.items() if k not in drop} == {
+            k: v for k, v in theirs.items() if k not in drop
+        }
+    assert summary.inputs == expected["inputs"]
+    assert job.visage is not None
+    assert job.visage.model_dump() == expected["landscapes"][0]["visage"]
+
+
+def test_the_events_tell_of_every_state_and_end(measured: Measured) -> None:
+    states = [event["state"] for event in measured.events]
+    assert states[-1] == State.DONE
+    assert State.RUNNING in states
+    revisions = [event["revision"] for event in measured.events]
+    assert revisions == sorted(set(revisions))
+    assert [event["done"] for event in measured.events] == sorted(event["done"] for event in measured.events)
+    assert any(event["estimate"] for event in measured.events), "there was no running estimate"
+    url = f"{measured.service.url}/v1/landscapes/{measured.job}/events"
+    seen = httpx.get(url, headers={"last-event-id": str(revisions[-1])})
+    assert seen.status_code == 204, "a client that has seen the end comes back for ever"
+    behind = httpx.get(url, headers={"last-event-id": str(revisions[0])})
+    assert f"id: {revisions[-1]}" in behind.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "begin"), [("image/png", b"\x89PNG"), ("image/svg+xml", b"<svg"), ("text/html", b"<html>")]
+)
+def test_figures_are_drawn_of_each_prompt_set(measured: Measured, kind: str, begin: bytes) -> None:
+    with Client(measured.service.url) as client:
+        for prompt_set in (0, 1):
+            assert client.figure(measured.job, kind, prompt_set).startswith(begin)
+        with pytest.raises(ServiceError, match="counted from 0"):
+            client.figure(measured.job, kind, 2)
+
+
+def test_responses_come_in_pages(measured: Measured, alone: Path) -> None:
+    expected = pq.read_table(alone / "responses.parquet").to_pylist()
+    with Client(measured.service.url) as client:
+        first = client.responses(measured.job, limit=100)
+        rest = client.responses(measured.job, cursor=first.next or 0, limit=100)
+    assert rest.next is None
+    assert [item.model_dump() for item in first.items + rest.items] == expected
+
+
+def test_the_logs_hold_ids_and_no_responses(measured: Measured, alone: Path) -> None:
+    data = Path(measured.service.command[measured.service.command.index("--data") + 1])
+    logs = "".join(path.read_text() for path in data.glob("logs/*.jsonl"))
+    lines = [json.loads(line) for line in logs.splitlines()]
+    assert any(line.get("job") == measured.job and line["logger"] == "visage.runner" for line in lines)
+    assert all("request" in line for line in lines if line["logger"] == "visage.api")
+    for row in pq.read_table(alone / "responses.parquet").to_pylist():
+        if len(row["response"]) > 30:
+            assert row["response"][:30] not in logs
+        assert row["prompt"] not in logs
+
+
+def test_an_engine_is_warm_for_the_next_job(measured: Measured, aligned: Path) -> None:
+    async def submit_and_watch() -> Any:
+        async with AsyncClient(measured.service.url) as client:
+            spec = {**SPEC, "model": str(aligned), "axis": {"points": 3, "direction": {"seeds": [5]}}}
+            job = await client.submit(spec, idempotency_key="one")
+            assert (await client.submit(spec, idempotency_key="one")).id == job.id
+            assert (await client.validate(spec)).seconds is not None
+            return [event async for event in client.watch(job.id)][-1]
+
+    last = asyncio.run(submit_and_watch())
+    assert last.state == State.DONE
+    assert (last.finished_at - last.started_at).total_seconds() < 15, "the engine was started again"
+
+
+def test_the_command_line_submits_watches_and_fetches(
+    measured: Measured, aligned: Path, alone: Path, visage: Visage, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump({**SPEC, "model": str(aligned)}))
+    there = ("--server", measured.service.url)
+    dry = visage("submit", spec, "--dry-run", *there)
+    assert "140" in dry.stdout, dry.stderr  # 5 points, 28 prompts
+    done = visage("submit", spec, "--label", "from the shell", "--wait", *there)
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.splitlines()[0]
+    assert "done" in visage("status", job, *there).stdout
+    assert job in visage("status", "--label", "from the shell", *there).stdout
+    fetched = visage("results", job, "--out", tmp_path / "out", "--responses", *there)
+    assert fetched.returncode == 0, fetched.stderr
+    assert "VISAGE of aligned" in fetched.stdout
+    for name in ("points.parquet", "responses.parquet"):
+        ours, theirs = (pq.read_table(folder / name) for folder in (tmp_path / "out", alone))
+        drop = [name for name in TIMINGS if name in ours.column_names]
+        assert ours.drop_columns(drop).equals(theirs.drop_columns(drop))
+    bad = visage("submit", spec, "--set", "axis.points=4", *there)
+    assert bad.returncode == 2
+    assert "axis" in bad.stderr
+    gone = visage("status", "0" * 32, *there)
+    assert gone.returncode == 2
+    assert "there is no job" in gone.stderr
+
+
+def test_once_a_key_is_made_nobody_comes_in_without(
+    measured: Measured, aligned: Path, visage: Visage
+) -> None:
+    """The last test on this service: it is closed from then on."""
+    place = measured.service.command[2:4]
+    if "--database-url" in measured.service.command:
+        place = measured.service.command[-2:]
+    made = visage("keys", "create", "a team", "--max-points", 10, *place)
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    anonymous = httpx.get(f"{measured.service.url}/v1/landscapes")
+    assert anonymous.status_code == 401
+    assert anonymous.headers["content-type"] == "application/problem+json"
+    with Client(measured.service.url, key) as client:
+        assert client.page().items == [], "a key sees the jobs of others"
+        with pytest.raises(ServiceError, match="this key may have 10"):
+            client.submit({**SPEC, "model": aligned.name, "axis": {"points": 21}})
+        job = client.submit(
+            {**SPEC, "model": aligned.name, "axis": {"points": 3, "direction": {"seeds": [1]}}}
+        )
+        with pytest.raises(ServiceError, match="scope read-responses"):
+            client.responses(job.id)
+        client.cancel(job.id)
+    listed = visage("keys", "list", *place)
+    assert "a team" in listed.stdout
+    assert key not in listed.stdout
+    assert visage("keys", "revoke", key.split("_")[1], *place).returncode == 0
+    with Client(measured.service.url, key) as client, pytest.raises(ServiceError, match="revoked"):
+        client.page()
+
+
+def test_other_machines_are_not_served_without_keys(visage: Visage, tmp_path: Path) -> None:
+    done = visage("serve", "--host", "0.0.0.0", "--data", tmp_path)
+    assert done.returncode == 2
+    assert "visage keys create" in done.stderr

@@ -1,0 +1,66 @@
+"""The OpenAPI document and the application agree, whatever is sent."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import status_code_conformance
+
+from services.api.app import make_app
+from services.api.service import Service
+from services.api.settings import Settings
+from tests.services.api.conftest import Api
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def application(
+    request: pytest.FixtureRequest, aligned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    data = tmp_path_factory.mktemp("data")
+    return make_app(
+        Service(Settings(data=data, database_url=url, roots=(aligned.parent,), require_keys=False))
+    )
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_no_request_makes_it_fail_or_answer_what_is_not_documented(
+    application: Any, mode: GenerationMode
+) -> None:
+    """Requests that fit the document, and such as do not."""
+    schema = schemathesis.openapi.from_asgi("/v1/openapi.json", application)
+    called = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        def call(case: Any) -> None:
+            nonlocal called
+            called += 1
+            answer = case.call(headers={"host": "localhost"})
+            # There is no runner here, so it is not ready.
+            assert answer.status_code < 500 or case.path == "/readyz", answer.text
+            case.validate_response(answer, checks=[status_code_conformance])
+
+        with suppress(Unsatisfiable):  # nothing that does not fit, where nothing is sent
+            call()
+    assert called > 100
+
+
+def test_the_document_has_examples_and_one_shape_of_errors(api: Api) -> None:
+    document = api.client.get("/v1/openapi.json").json()
+    request = document["components"]["schemas"]["LandscapeRequest"]
+    assert request["examples"][0]["spec"]["model"]
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if status.startswith("4"):
+                    assert list(response["content"]) == ["application/problem+json"], path
