@@ -80,9 +80,10 @@ class RunnerDeployment:
         await asyncio.to_thread(self._runner.stop)
 
 
-def application(settings: Settings) -> Any:
-    """The Serve application; `serve deploy` builds it from the `args` of a config file."""
-    return _application(settings, Worker)
+def application(args: dict[str, Any]) -> Any:
+    """The Serve application that `serve deploy` builds from the `args` of a config file: the fields of
+    Settings."""
+    return _application(Settings.model_validate(args), Worker)
 
 
 def _application(settings: Settings, worker: type) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +18,10 @@ MOST_PROMPT_BYTES = 64 * 2**20
 # How far below a root models and prompts are listed.
 DEPTH = 4
 MOST_LISTED = 1_000
+LONGEST = 1_024  # as the table has it
+# What a list may name: a pattern such as * must not let in a path.
+MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|(s3|gs|gcs|abfs|abfss|hdfs)://.+")
+DATASET = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
 class NotAllowedError(InputError):
@@ -55,10 +60,9 @@ class Allowed:
     def _model(self, name: str, field: str) -> str:
         path = self._inside(name)
         if path is not None:
-            inside = path.is_dir() and all(self._is_below(file.resolve()) for file in path.iterdir())
-            if inside or not path.exists():
+            if not path.exists() or self._is_whole(path):
                 return str(path)
-        elif any(fnmatchcase(name, pattern) for pattern in self.models) and _is_plain(name):
+        elif _is_listed(name, self.models, MODEL):
             return name
         raise NotAllowedError(
             field,
@@ -71,7 +75,7 @@ class Allowed:
             return source
         if source.startswith("hf:"):
             name = source.split(":")[1]
-            if any(fnmatchcase(name, pattern) for pattern in self.datasets) and _is_plain(name):
+            if _is_listed(name, self.datasets, DATASET):
                 return source
         else:
             path = self._inside(source)
@@ -90,17 +94,25 @@ class Allowed:
 
     def _inside(self, name: str) -> Path | None:
         """The path below a root that a name means, absolute or from a root; None where it means none."""
-        if "://" in name or "\0" in name or len(name) > 1024:
+        if "://" in name or "\0" in name or len(name) > LONGEST:
             return None
         try:
             for root in self.roots:
                 path = (root.resolve() / name).resolve()
+                there = path.exists()  # raises for a name that is too long for a file system
                 # A hub id may look like a path below a root: it is one where something is there.
-                if self._is_below(path) and (Path(name).is_absolute() or path.exists()):
-                    return path
-        except OSError:  # a name too long for a file system, a loop of links
+                if self._is_below(path) and (Path(name).is_absolute() or there):
+                    return path if len(str(path)) <= LONGEST else None
+        except (OSError, RuntimeError):  # RuntimeError: a loop of links
             return None
         return None
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether it is a folder all of whose files lie below the roots, and not at the end of a link."""
+        try:
+            return path.is_dir() and all(self._is_below(file.resolve()) for file in path.iterdir())
+        except (OSError, RuntimeError):
+            return False
 
     def _is_below(self, path: Path) -> bool:
         return any(path.is_relative_to(root.resolve()) for root in self.roots)
@@ -126,6 +138,11 @@ def _walk(folder: Path, depth: int) -> Iterable[Path]:
             yield entry
         elif depth and entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
             yield from _walk(entry, depth - 1)
+
+
+def _is_listed(name: str, patterns: tuple[str, ...], form: re.Pattern[str]) -> bool:
+    fits = len(name) <= LONGEST and form.fullmatch(name) is not None and _is_plain(name)
+    return fits and any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _is_plain(name: str) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from visage_core.errors import InputError
@@ -31,14 +32,17 @@ def open_database(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
-        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        in_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql") or in_memory:
+            raise ArgumentError(parsed.drivername)
+        if "@" in (parsed.host or ""):  # the end of a password, which an error of the driver would repeat
             raise ArgumentError(parsed.drivername)
         engine = create_engine(parsed, pool_pre_ping=True, pool_size=20, max_overflow=20)
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise DatabaseError(
             "database-url",
-            "it is neither of SQLite nor of PostgreSQL",
-            "Give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME",
+            "it is the URL neither of a SQLite file nor of a PostgreSQL database",
+            "Give sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME, with %40 for an @ in the password",
         ) from None
     except ImportError:
         raise DatabaseError(
@@ -48,12 +52,13 @@ def open_database(url: str) -> Engine:
         _use_sqlite_well(engine)
     try:
         migrate(engine)
-    except OperationalError as error:
+    except (DBAPIError, CommandError, OSError, ValueError) as error:
+        # Not the URL itself: it may hold a password.
+        seen = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
         raise DatabaseError(
             "database-url",
-            # Not the URL itself: it may hold a password.
-            f"the database cannot be reached: {str(error.orig).strip().splitlines()[0]}",
-            "Check the URL, and that the database runs",
+            f"the database cannot be used: {seen}",
+            "Check the URL, that the database runs, and that it is not of a newer visage",
         ) from None
     return engine
 
@@ -84,9 +89,7 @@ def now() -> datetime:
 @contextmanager
 def _alone(engine: Engine) -> Iterator[None]:
     if engine.dialect.name == "sqlite":
-        if not engine.url.database:
-            yield
-            return
+        assert engine.url.database is not None
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{engine.url.database}.migrating"):
             yield

@@ -75,7 +75,6 @@ class Runner:
         self._at_once = at_once
         self._private_webhooks = private_webhooks
         self._drivers: dict[str, _Driver] = {}
-        self._delivering: set[str] = set()
         self._messengers = ThreadPoolExecutor(4, thread_name_prefix="webhook")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
@@ -112,16 +111,14 @@ class Runner:
         for job, driver in list(self._drivers.items()):
             if states.get(job) != State.RUNNING:  # to be ended, or another runner's by now
                 driver.cancel()
-        for job, state in states.items():
+        for job in states:
             if job not in self._drivers:  # its end could not be noted
-                self._jobs.end(job, self.id, _ended(state))
+                self._jobs.put_back(job, self.id, blameless=True)
         for job in self._jobs.recover():
             log.info("recovered", job=job)
         self._take()
-        for row in self._jobs.due_webhooks():
-            if row.id not in self._delivering:
-                self._delivering.add(row.id)
-                self._messengers.submit(self._deliver, row)
+        for row in self._jobs.take_webhooks():
+            self._messengers.submit(self._deliver, row)
 
     def _take(self) -> None:
         while True:
@@ -150,12 +147,12 @@ class Runner:
         try:
             state = self._measure(row, driver)
         except FolderBusyError:
-            state = State.QUEUED  # a runner that is dead, but not yet all of it
+            state = None  # a runner that is dead, but not yet all of it
         except InputError as problem:
             state, error = State.FAILED, problem
         except (RayError, OSError) as problem:
-            log.warning("interrupted", job=row.id, problem=type(problem).__name__)
-            state = State.QUEUED
+            log.warning("interrupted", job=row.id, problem=str(problem).strip().splitlines()[0])
+            state = None
         except Exception as problem:
             log.exception("crashed", job=row.id)
             state = State.FAILED
@@ -164,17 +161,19 @@ class Runner:
         if error is not None:
             told = {"field": error.field, "problem": error.problem, "remedy": error.remedy}
         try:
-            if state == State.QUEUED and self._jobs.get(row.id).state == State.CANCELLING:
-                state = State.CANCELLED
-            noted = self._jobs.end(row.id, self.id, state, told)
-            log.info("ended", job=row.id, state=state, noted=noted, error=told)
+            if state is None:
+                noted = self._jobs.put_back(row.id, self.id, blameless=self._stopping.is_set())
+            else:
+                noted = self._jobs.end(row.id, self.id, state, told)
+            log.info("ended", job=row.id, state=state or "put back", noted=noted, error=told)
         except (SQLAlchemyError, InputError) as problem:
             log.warning("end not noted", job=row.id, problem=str(problem).splitlines()[0])
         finally:
             del self._drivers[row.id]
 
-    def _measure(self, row: JobRow, driver: _Driver) -> State:
-        """Measure what is left of a job; gives the state in which that leaves it."""
+    def _measure(self, row: JobRow, driver: _Driver) -> State | None:
+        """Measure what is left of a job; gives the state in which that leaves it, None where it is to go
+        on later."""
         folder = self._storage.fetch(row.id)
         plan = self._plan(self._allowed.resolve(parse_spec(row.spec)))
         driver.run = run = Run(
@@ -192,15 +191,16 @@ class Runner:
             if driver.cancelled.is_set() and progress.state != CANCELLED:
                 run.cancel()  # it was asked for before there was something to cancel
             if progress.state == WORKING:
-                self._keep_if_possible(row.id)
-                self._jobs.note(row.id, self.id, progress.done, _document(progress))
+                if self._jobs.note(row.id, self.id, progress.done, _document(progress)):
+                    self._keep_if_possible(row.id)
                 time.sleep(NOTE_SECONDS)
         assert progress is not None
+        if not self._jobs.note(row.id, self.id, progress.done, _document(progress, Results(folder))):
+            return None  # another runner's by now, and so is what is stored
         # Not done before it is kept where it outlives this machine.
         for attempt in Retrying(wait=wait_exponential(max=60), stop=stop_after_delay(300), reraise=True):
             with attempt:
                 self._storage.keep(row.id)
-        self._jobs.note(row.id, self.id, progress.done, _document(progress, Results(folder)))
         return self._left() if progress.state == CANCELLED else State.DONE
 
     def _keep_if_possible(self, job: str) -> None:
@@ -212,9 +212,9 @@ class Runner:
     def _plan(self, spec: LandscapeSpec) -> Plan:
         return make_plan(spec, workers_here=0)
 
-    def _left(self) -> State:
+    def _left(self) -> State | None:
         """What becomes of a job that was stopped: a shutdown's goes on later."""
-        return State.QUEUED if self._stopping.is_set() else State.CANCELLED
+        return None if self._stopping.is_set() else State.CANCELLED
 
     def _deliver(self, row: JobRow) -> None:
         try:
@@ -224,13 +224,6 @@ class Runner:
             deliver(self._jobs, row, {"type": "landscape.finished", "data": body}, self._private_webhooks)
         except Exception:
             log.exception("webhook failed", job=row.id)
-        finally:
-            self._delivering.discard(row.id)
-
-
-def _ended(state: State) -> State:
-    """What becomes of a job that nobody drives any more."""
-    return State.CANCELLED if state == State.CANCELLING else State.QUEUED
 
 
 def _document(progress: Progress, finished: Results | None = None) -> dict[str, Any]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from visage_core.errors import InputError
+from visage_core.results import PLACE
+
+_SOON: dict[str, Any] = {"stop": stop_after_attempt(5), "wait": wait_fixed(0.1), "reraise": True}
 
 
 class StorageError(InputError):
@@ -29,12 +35,15 @@ class Storage:
         folder.mkdir(parents=True, exist_ok=True)
         if url is not None:
             try:
-                self._remote = fs.FileSystem.from_uri(url)
-                self._remote[0].get_file_info(self._remote[1])
+                self._remote = system, path = fs.FileSystem.from_uri(url)
+                bucket = path.split("/")[0]
+                if not bucket or system.get_file_info(bucket).type == fs.FileType.NotFound:
+                    raise ValueError("there is no such bucket")
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise StorageError(
                     "storage-url",
-                    f"it cannot be used: {str(error).splitlines()[0]}",
+                    # Without the URL, which may hold credentials.
+                    f"it cannot be used: {str(error).splitlines()[0].replace(url, 'the URL')}",
                     "Give a URL such as s3://BUCKET/PREFIX, and the credentials in the environment",
                 ) from None
 
@@ -42,20 +51,27 @@ class Storage:
         """A job's folder on this machine, with all that is stored of it."""
         here = self._folder / job
         if self._remote is not None:
-            system, _ = self._remote
-            stored = self._stored(job)
-            for name, size in stored.items():
-                if not _is_here(here / name, size):
-                    (here / name).parent.mkdir(parents=True, exist_ok=True)
-                    partial = (here / name).with_name(f".{Path(name).name}.fetched")
-                    fs.copy_files(self._there(job, name), str(partial), system, fs.LocalFileSystem())
-                    partial.replace(here / name)
-            if "points.parquet" in stored:
-                # Merged there: the parts that lie here are in it.
-                for part in (here / "parts").glob("*.parquet"):
-                    if f"parts/{part.name}" not in stored:
-                        part.unlink()
+            # Files that are merged between their listing and their copying are gone, and in another.
+            for attempt in Retrying(retry=retry_if_exception_type(FileNotFoundError), **_SOON):
+                with attempt:
+                    self._copy(job, here)
         return here
+
+    def _copy(self, job: str, here: Path) -> None:
+        assert self._remote is not None
+        system, _ = self._remote
+        stored = self._stored(job)
+        for name, size in stored.items():
+            if not _is_here(here / name, size):
+                (here / name).parent.mkdir(parents=True, exist_ok=True)
+                partial = (here / name).with_name(f".{Path(name).name}.{secrets.token_hex(4)}")
+                fs.copy_files(self._there(job, name), str(partial), system, fs.LocalFileSystem())
+                partial.replace(here / name)
+        if "points.parquet" in stored:
+            merged = _places(here / "points.parquet")
+            for part in (here / "parts").glob("*.parquet"):
+                if f"parts/{part.name}" not in stored and _places(part) <= merged:
+                    part.unlink(missing_ok=True)
 
     def keep(self, job: str) -> None:
         """Bring what is new in a job's folder to the bucket, and take away there what is gone here."""
@@ -70,8 +86,9 @@ class Storage:
             if stored.get(name) != path.stat().st_size or name.endswith(".json"):
                 system.create_dir(self._there(job, str(Path(name).parent)), recursive=True)
                 fs.copy_files(str(path), self._there(job, name), fs.LocalFileSystem(), system)
-        for name in stored.keys() - files.keys():
-            system.delete_file(self._there(job, name))
+        if "points.parquet" in files:
+            for name in stored.keys() - files.keys():
+                system.delete_file(self._there(job, name))
 
     def remove(self, job: str) -> None:
         """Remove a job's results, here and there."""
@@ -98,6 +115,12 @@ class Storage:
 def _is_result(path: Path) -> bool:
     """Whether a file is finished and to be kept: unfinished ones and locks have names with a dot."""
     return path.is_file() and not any(part.startswith(".") for part in path.parts[-2:])
+
+
+def _places(path: Path) -> set[tuple[Any, ...]]:
+    """Which points and prompt sets a file has."""
+    columns = pq.read_table(path, columns=PLACE).to_pydict().values()
+    return set(zip(*columns, strict=True))
 
 
 def _is_here(path: Path, size: int) -> bool:

@@ -24,6 +24,8 @@ from visage_core.errors import InputError
 
 # A runner that gives no sign of life for so long has lost its jobs.
 LEASE = timedelta(seconds=15)
+# Nobody else tells of a job's end meanwhile.
+WEBHOOK_LEASE = timedelta(minutes=2)
 # A job whose runner died so often without a point in between may be what kills it.
 MOST_STARTS = 5
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -111,8 +113,7 @@ class Jobs:
         )
         try:
             with self._writing() as session:
-                # One submission of an owner after another, or two could both fill the last place.
-                session.get(KeyRow, submission.owner, with_for_update=True)
+                _take_turn(session, submission.owner)
                 first = self._first_of(session, submission)
                 if first is not None:
                     return first, False
@@ -158,7 +159,7 @@ class Jobs:
         """The revision of each of some jobs that is there."""
         with self._sessions() as session:
             found = session.execute(select(JobRow.id, JobRow.revision).where(JobRow.id.in_(jobs)))
-            return dict(found.tuples().all())
+            return {row.id: row.revision for row in found}
 
     def counts(self) -> dict[State, int]:
         """How many jobs there are in each state."""
@@ -223,14 +224,28 @@ class Jobs:
             return True
 
     def end(self, job: str, runner: str, state: State, error: dict[str, Any] | None = None) -> bool:
-        """Note the end of a job that `runner` has, or its return to the queue; False where the lease is
-        lost."""
+        """Note the end of a job that `runner` has; False where the lease is lost."""
         with self._writing() as session:
             row = _held(session, job, runner)
             if row is None:
                 return False
             _change(row, state)
             row.error = error
+            return True
+
+    def put_back(self, job: str, runner: str, *, blameless: bool) -> bool:
+        """Give up a job that `runner` has: it is cancelled where that was asked for, else it goes back to the
+        queue. Unless that is `blameless`, it has failed once it was started too often. False where the
+        lease is lost."""
+        with self._writing() as session:
+            row = _held(session, job, runner)
+            if row is None:
+                return False
+            row.starts -= blameless
+            if row.state == State.CANCELLING:
+                _change(row, State.CANCELLED)
+            else:
+                _put_back(row)
             return True
 
     def cancel(self, job: str, owner: str | None = None) -> JobRow:
@@ -269,16 +284,8 @@ class Jobs:
                     continue
                 if row.state == State.CANCELLING:
                     _change(row, State.CANCELLED)
-                elif row.starts >= MOST_STARTS:
-                    _change(row, State.FAILED)
-                    row.error = {
-                        "field": "model",
-                        "problem": f"the service died {row.starts} times while it ran the job, and no point "
-                        "was finished",
-                        "remedy": "Look into the service's log for what it died of",
-                    }
                 else:
-                    _change(row, State.QUEUED)
+                    _put_back(row)
                 found.append(job)
         return found
 
@@ -297,9 +304,15 @@ class Jobs:
                 return float(row.progress["worker_seconds"]) / answered or None
         return None
 
-    def due_webhooks(self) -> list[JobRow]:
-        """Finished jobs that somebody wants to be told of now."""
-        return self._all(select(JobRow).where(JobRow.webhook_due <= now()).limit(100))
+    def take_webhooks(self) -> list[JobRow]:
+        """Finished jobs that somebody wants to be told of now. They are due again later, unless
+        `webhook_tried` says otherwise."""
+        due = select(JobRow).where(JobRow.webhook_due <= now()).limit(20)
+        with self._writing() as session:
+            rows = list(session.scalars(due.with_for_update(skip_locked=True)))
+            for row in rows:
+                row.webhook_due = now() + WEBHOOK_LEASE
+        return rows
 
     def webhook_tried(self, job: str, again: datetime | None) -> None:
         """Note an attempt to tell of a job's end; `again` says when the next is due, None for never."""
@@ -343,6 +356,28 @@ class Jobs:
 
     def _writing(self) -> Any:
         return writing(self._sessions())
+
+
+def _take_turn(session: Session, owner: str) -> None:
+    """Let one submission of an owner after another be looked at, or two could both fill the last place."""
+    if session.get(KeyRow, owner, with_for_update=True) is None and (
+        session.get_bind().dialect.name == "postgresql"
+    ):
+        # Who has no key has no row to lock. SQLite lets in one writer at a time anyway.
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(owner))))
+
+
+def _put_back(row: JobRow) -> None:
+    """Put a job back into the queue, unless it may be what its runners die of."""
+    if row.starts < MOST_STARTS:
+        _change(row, State.QUEUED)
+        return
+    _change(row, State.FAILED)
+    row.error = {
+        "field": "model",
+        "problem": f"the job was begun {row.starts} times and broken off before a point was finished",
+        "remedy": "Look into the service's log for the reason",
+    }
 
 
 def _held(session: Session, job: str, runner: str) -> JobRow | None:

@@ -5,6 +5,7 @@ Signed as the Standard Webhooks specification says: HMAC-SHA256 over id, time an
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -23,7 +24,10 @@ from services.jobs.store import Jobs
 from services.jobs.tables import JobRow
 from visage_core.errors import InputError
 
-TIMEOUT_SECONDS = 10.0
+# What is not public either, though not every Python knows: IPv4 in IPv6, local NAT64, site-local.
+NOT_PUBLIC = tuple(ipaddress.ip_network(name) for name in ("::/96", "64:ff9b:1::/48", "fec0::/10"))
+RAW_PREFIX = "whsec_"
+TIMEOUT_SECONDS = 10.0  # for all of it
 MOST_ATTEMPTS = 8  # with doubled waits: over about ten hours
 FIRST_WAIT = timedelta(minutes=5)
 log = structlog.get_logger("visage.webhooks")
@@ -40,7 +44,7 @@ def require_url(url: str, allow_private: bool) -> None:
         port = parts.port
     except ValueError:
         raise WebhookError("webhook.url", "it is no URL", "Give https://HOST/PATH") from None
-    if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or port == 0:
+    if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc or port == 0:
         raise WebhookError("webhook.url", "it is no http or https URL of a server", "Give https://HOST/PATH")
     if allow_private:
         return
@@ -59,8 +63,18 @@ def require_url(url: str, allow_private: bool) -> None:
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """The value of the header webhook-signature."""
     signed = f"{message_id}.{timestamp}.".encode() + body
-    digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+    digest = hmac.new(_key(secret), signed, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
+
+
+def _key(secret: str) -> bytes:
+    """The bytes of a secret: in base64 after whsec_, as the specification has it, else its text."""
+    if secret.startswith(RAW_PREFIX):
+        try:
+            return base64.b64decode(secret.removeprefix(RAW_PREFIX), validate=True)
+        except ValueError:
+            pass
+    return secret.encode()
 
 
 def deliver(jobs: Jobs, row: JobRow, body: dict[str, Any], allow_private: bool) -> bool:
@@ -90,20 +104,26 @@ def _post(row: JobRow, body: dict[str, Any], allow_private: bool) -> str | None:
     try:
         require_url(url, allow_private)
         address = _address(url, allow_private)
-        parts = urlsplit(url)
-        assert parts.hostname is not None
+        given = httpx.URL(url)
+        headers["host"] = given.netloc.decode()
         # To the very address that was checked: a second look-up could give another.
-        headers["host"] = parts.netloc
-        target = httpx.URL(url).copy_with(host=address)
-        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client:
-            request = client.build_request(
-                "POST", target, headers=headers, content=content, extensions={"sni_hostname": parts.hostname}
-            )
-            answer = client.send(request, stream=True)
-            answer.close()  # what it says is of no interest, and may be long
-        return None if answer.is_success else f"status {answer.status_code}"
+        target = given.copy_with(host=address)
+        status = asyncio.run(_send(target, given.raw_host.decode(), headers, content))
+        return None if 200 <= status < 300 else f"status {status}"
     except (httpx.HTTPError, httpx.InvalidURL, InputError, OSError, UnicodeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+async def _send(target: httpx.URL, host: str, headers: dict[str, str], content: bytes) -> int:
+    """The status of the answer. What it says is of no interest, and may be long. Raises TimeoutError."""
+    async with (
+        asyncio.timeout(TIMEOUT_SECONDS),
+        httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client,
+        client.stream(
+            "POST", target, headers=headers, content=content, extensions={"sni_hostname": host}
+        ) as answer,
+    ):
+        return answer.status_code
 
 
 def _address(url: str, allow_private: bool) -> str:
@@ -126,4 +146,6 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             return _is_public(inner)
         if address in ipaddress.ip_network("64:ff9b::/96"):
             return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if any(address in network for network in NOT_PUBLIC):
+            return False
     return address.is_global and not address.is_multicast
