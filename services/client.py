@@ -71,6 +71,12 @@ class _Call(Generic[T]):
     path: str
     parse: Callable[[httpx.Response], T]
     options: dict[str, Any] = field(default_factory=dict)
+    gone: bool = False  # 404 means that an attempt before, whose answer was lost, has done it
+
+    def require_success(self, answer: httpx.Response, attempt: int) -> None:
+        """Raise ServiceError unless the answer is a result."""
+        if not (self.gone and attempt > 1 and answer.status_code == 404):
+            _require_success(answer)
 
 
 def _json(kind: type[T]) -> Callable[[httpx.Response], T]:
@@ -121,7 +127,7 @@ def _cancel(job: str) -> _Call[LandscapeDetail]:
 
 
 def _delete(job: str) -> _Call[None]:
-    return _Call("DELETE", f"/v1/landscapes/{job}", lambda _: None)
+    return _Call("DELETE", f"/v1/landscapes/{job}", lambda _: None, gone=True)
 
 
 def _grid(job: str) -> _Call[pa.Table]:
@@ -265,7 +271,7 @@ class Client:
             for attempt in Retrying(**_retries(self._patience)):
                 with attempt:
                     answer = self._http.request(call.method, call.path, **call.options)
-                    _require_success(answer)
+                    call.require_success(answer, attempt.retry_state.attempt_number)
         except httpx.TransportError as error:
             raise _told(error) from None
         return call.parse(answer)
@@ -381,7 +387,7 @@ class AsyncClient:
             async for attempt in AsyncRetrying(**_retries(self._patience)):
                 with attempt:
                     answer = await self._http.request(call.method, call.path, **call.options)
-                    _require_success(answer)
+                    call.require_success(answer, attempt.retry_state.attempt_number)
         except httpx.TransportError as error:
             raise _told(error) from None
         return call.parse(answer)

@@ -66,6 +66,7 @@ RESPONSES = pa.schema(
     metadata={"visage.schema_version": str(SCHEMA_VERSION)},
 )
 READ_TRIES = 5
+GROUP_ROWS = 10_000
 PART_NAME = re.compile(r"(points|responses)_[0-9a-f]+\.parquet")
 PLACE = ["seed", "alpha", "beta", "prompt_set"]
 
@@ -301,7 +302,8 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    _replace(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+    # In small groups of rows, so that a page of responses can be read without the rest.
+    _replace(path, lambda partial: pq.write_table(table, partial, GROUP_ROWS, compression="zstd"))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -77,7 +77,9 @@ class Axis(Part):
             raise ValueError(
                 f"low={self.low:g} must be below high={self.high:g}; give a range such as -0.5 to 0.5"
             )
-        if 0.0 not in self.coordinates():
+        low, high = Fraction(repr(self.low)), Fraction(repr(self.high))
+        before = -low * (self.points - 1) / (high - low)  # how many coordinates the origin has before it
+        if before.denominator != 1 or not 0 <= before < self.points:
             raise ValueError(
                 f"points={self.points} from {self.low:g} to {self.high:g} leave out the origin, where the "
                 "unperturbed model is measured; use an odd number of points around 0, or start at 0"
@@ -105,10 +107,11 @@ class PromptSpec(Part):
         "question, request or text.",
     )
     limit: int | None = Field(
-        default=80, ge=1, description="Use the first so many prompts; null for all of them."
+        default=80, ge=1, le=1_000_000, description="Use the first so many prompts; null for all of them."
     )
     system: str = Field(
         default="default",
+        max_length=20_000,
         description="none, default (whatever the chat template does by itself), helpful-and-safe, "
         "obedient-agent, or the text of a system prompt.",
     )

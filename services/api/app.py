@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from services.api.access import Known
 from services.api.events import Watch
 from services.api.metrics import TableMetrics
 from services.api.middleware import Requests
@@ -16,6 +18,7 @@ from services.api.routes import catalogue, health, landscapes, results
 from services.api.schemas import Problem
 from services.api.service import Service
 
+HEAVY_REQUESTS = 4
 DESCRIPTION = (
     "Measures the safety landscapes of language models: submit a landscape, watch it, and fetch its VISAGE "
     "score and its grid. Errors are application/problem+json and name the field, the problem and the remedy."
@@ -33,7 +36,9 @@ def make_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.state.watch = Watch(service.jobs)
+    app.state.watch = Watch(service)
+    app.state.known = Known()
+    app.state.turns = asyncio.Semaphore(HEAVY_REQUESTS)
     app.state.registry = CollectorRegistry()
     app.state.registry.register(TableMetrics(service))
     for part in (landscapes, results, catalogue, health):

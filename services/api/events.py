@@ -9,8 +9,9 @@ from contextlib import suppress
 
 from fastapi.concurrency import run_in_threadpool
 
+from services.api.service import Service
 from services.jobs.states import OVER
-from services.jobs.store import Jobs, NoSuchJobError
+from services.jobs.store import NoSuchJobError
 from services.jobs.tables import JobRow
 
 LOOK_SECONDS = 0.5
@@ -19,8 +20,8 @@ LOOK_SECONDS = 0.5
 class Watch:
     """Looks for changes of all jobs that somebody follows, with one query for however many clients."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._followers: Counter[str] = Counter()
         self._revisions: dict[str, int] = {}
         self._looked = asyncio.Event()
@@ -33,7 +34,7 @@ class Watch:
         try:
             while True:
                 try:
-                    row = await run_in_threadpool(self._jobs.get, job)
+                    row = await run_in_threadpool(self._service.jobs.get, job)
                 except NoSuchJobError:
                     return  # deleted meanwhile
                 if row.revision != since:
@@ -41,8 +42,10 @@ class Watch:
                     yield row
                 if row.state in OVER:
                     return
-                while self._revisions.get(job, since) == since:
+                while True:  # a look before this one may have seen an older revision
                     await self._look()
+                    if self._revisions.get(job, since) != since:
+                        break
         finally:
             self._followers[job] -= 1
             if not self._followers[job]:
@@ -61,8 +64,9 @@ class Watch:
             await asyncio.sleep(LOOK_SECONDS)
             # A database that is away is asked again.
             with suppress(Exception):
-                found = await run_in_threadpool(self._jobs.revisions, list(self._followers))
+                asked = list(self._followers)
+                found = await run_in_threadpool(self._service.jobs.revisions, asked)
                 # -1: it is gone, which is a change too.
-                self._revisions = {job: found.get(job, -1) for job in self._followers}
+                self._revisions = {job: found.get(job, -1) for job in asked}
         finally:
             looked.set()

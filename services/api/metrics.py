@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.api.service import Service
+from services.jobs.database import DatabaseError
 
 
 class TableMetrics(Collector):
@@ -27,7 +28,7 @@ class TableMetrics(Collector):
         try:
             counts = self._service.jobs.counts()
             runners = self._service.jobs.runners()
-        except SQLAlchemyError:
+        except (SQLAlchemyError, DatabaseError):
             up.add_metric([], 0)
             yield up
             return

@@ -98,6 +98,7 @@ class Requests:
             method=scope["method"],
             route=path,
             job=scope.get("path_params", {}).get("job"),
+            key=scope["state"].get("key"),
             status=status,
             ms=round(1000 * seconds, 1),
         )

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from services.api.schemas import Problem
+from services.jobs.database import DatabaseError
 from services.jobs.store import (
     NoSuchJobError,
     NotOverError,
@@ -21,6 +22,7 @@ from services.jobs.store import (
     ReplayError,
 )
 from visage_core.errors import InputError
+from visage_core.results import ResultsError
 
 MEDIA_TYPE = "application/problem+json"
 # What pydantic and FastAPI put before the field's own path, and the branches of unions that they name.
@@ -54,6 +56,15 @@ STATUS: dict[type[InputError], int] = {
     ReplayError: 409,
     QueueFullError: 429,
 }
+# The field and the remedy of errors that come from nothing in particular.
+USUAL = {
+    400: ("body", "Send valid JSON"),
+    404: ("path", "GET /v1/openapi.json lists the routes"),
+    405: ("method", "GET /v1/openapi.json lists the routes and their methods"),
+    413: ("body", "Send less"),
+    500: ("server", "The service's log says more under this request's id"),
+    503: ("server", "Try again later"),
+}
 # A finished job makes room; nobody knows when.
 RETRY_SECONDS = 30
 
@@ -78,7 +89,11 @@ def problem(
     remedy: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """A response that says what is wrong."""
+    """A response that says what is wrong, and what to do."""
+    usual_field, usual_remedy = USUAL.get(status, (None, None))
+    if remedy is None and usual_remedy is not None:
+        remedy, detail = usual_remedy, f"{detail.rstrip('. ')}. {usual_remedy}."
+    field = field or usual_field
     body = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
@@ -111,6 +126,8 @@ def handle_problems(app: FastAPI) -> None:
         text = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             text = "there is no such field"
+        elif path[-1:] == ["secret"]:
+            pass
         elif isinstance(seen := first.get("input"), str | int | float | bool):
             text += f", got {str(seen)[:100]!r}" if isinstance(seen, str) else f", got {seen!r}"
         remedy = "GET /v1/openapi.json describes every field"
@@ -121,14 +138,27 @@ def handle_problems(app: FastAPI) -> None:
         headers = dict(error.headers) if error.headers else None
         return problem(request, error.status_code, str(error.detail), headers=headers)
 
+    _handle_faults(app)
+
+
+def _handle_faults(app: FastAPI) -> None:
+    """What no client has done."""
+
     @app.exception_handler(OperationalError)
     @app.exception_handler(PoolTimeoutError)
+    @app.exception_handler(DatabaseError)
+    @app.exception_handler(OSError)
     async def _(request: Request, error: Exception) -> JSONResponse:
-        log.warning("database", problem=str(error).splitlines()[0])
-        detail = "The database cannot be reached. Try again."
+        log.warning("away", problem=str(error).splitlines()[0])
+        detail = "The database or the storage of results cannot be reached."
         return problem(request, 503, detail, headers={"retry-after": "5"})
+
+    @app.exception_handler(ResultsError)
+    async def _(request: Request, error: ResultsError) -> JSONResponse:
+        log.error("results", problem=error.problem)
+        return problem(request, 500, "The results of the job are damaged.")
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> JSONResponse:
         log.error("crashed", exc_info=error)
-        return problem(request, 500, "The service has a fault; its log says more under this request's id.")
+        return problem(request, 500, "The service has a fault.")

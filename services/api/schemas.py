@@ -174,6 +174,8 @@ class Grid(BaseModel):
 class ResponseItem(BaseModel):
     """A response that was kept. It may be harmful."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # nor is it to be in a log
+
     seed: int | None
     alpha: float
     beta: float

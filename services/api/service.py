@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,10 +18,10 @@ from services.jobs.tables import JobRow
 from services.jobs.webhooks import require_url
 from visage_core.grid import count_points
 from visage_core.prompts import load_prompts
-from visage_core.spec import LandscapeSpec, PromptSpec, ResourcesSpec, SpecError
+from visage_core.spec import LandscapeSpec, ResourcesSpec, SpecError
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
-MOST_CHARACTERS = 50_000_000
+MOST_CHARACTERS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,7 @@ class Service:
                 "Make it smaller",
             )
         spec = self.allowed.resolve(spec)
-        # A data set of the hub is fetched by the runner: what it may cost is what its limit says.
-        sets = [_prompts(part) for part in spec.prompts]
-        size = sum(
-            len(one) * len(part.system) + sum(map(len, one))
-            for one, part in zip(sets, spec.prompts, strict=True)
-        )
-        if size > MOST_CHARACTERS:
-            raise TooLargeError(
-                "spec.prompts", f"the prompts have {size:,} characters together", "Use fewer or shorter ones"
-            )
-        prompts = points * sum(map(len, sets))
+        prompts = points * sum(_count_prompts(spec))
         pace = self.jobs.pace(spec.model)
         return Estimate(
             points=points,
@@ -96,6 +85,9 @@ class Service:
 
     def submit(self, request: LandscapeRequest, caller: Caller, key: str | None) -> tuple[JobRow, bool]:
         """Take in a job; gives it and whether it is new. Raises an InputError."""
+        sent = request.model_dump(mode="json")
+        if key is not None and (first := self.jobs.submitted(caller.id, key, sent)) is not None:
+            return first, False
         if request.priority > 0 and not caller.may(Scope.ADMIN):
             raise ForbiddenError("priority", f"{request.priority} needs the scope admin", "Use at most 0")
         if request.webhook is not None:
@@ -111,6 +103,7 @@ class Service:
             priority=request.priority,
             webhook=_document(request.webhook),
             idempotency_key=key,
+            request=sent,
         )
         return self.jobs.submit(submission, caller.limits)
 
@@ -122,6 +115,12 @@ class Service:
                 f"{spec.engine.tensor_parallel}, and the workers of this service have "
                 f"{self.settings.tensor_parallel}",
                 f"Use {self.settings.tensor_parallel}",
+            )
+        if spec.engine.kv_cache_gib > self.settings.kv_cache_gib:
+            raise SpecError(
+                "spec.engine.kv_cache_gib",
+                f"{spec.engine.kv_cache_gib}, and this service gives {self.settings.kv_cache_gib} at most",
+                "Use less",
             )
         resources = ResourcesSpec(workers=self.settings.workers, cores=self.settings.cores)
         return spec.model_copy(update={"resources": resources})
@@ -140,13 +139,26 @@ class Service:
         return points * sum(len(tokens) for tokens in check(spec).tokens)
 
 
-def _prompts(part: PromptSpec) -> Sequence[str]:
-    """The prompts of a set; of one on the hub, as many empty ones as its limit allows."""
-    if not part.source.startswith("hf:"):
-        return load_prompts(part).prompts
-    if part.limit is None:
-        raise SpecError("spec.prompts.limit", "a data set of the hub needs one here", "Give a number")
-    return [""] * part.limit
+def _count_prompts(spec: LandscapeSpec) -> list[int]:
+    """How many prompts each set has. Raises TooLargeError where they are too long together."""
+    counts, size = [], 0
+    for part in spec.prompts:
+        if part.source.startswith("hf:"):
+            # Fetched by the runner: it may cost what its limit says.
+            if part.limit is None:
+                raise SpecError("spec.prompts.limit", "a data set of the hub needs one here", "Give a number")
+            counts.append(part.limit)
+            continue
+        prompts = load_prompts(part).prompts
+        counts.append(len(prompts))
+        size += len(prompts) * len(part.system) + sum(map(len, prompts))
+        if size > MOST_CHARACTERS:
+            raise TooLargeError(
+                "spec.prompts",
+                f"the prompts have more than {MOST_CHARACTERS:,} characters together",
+                "Use fewer or shorter ones",
+            )
+    return counts
 
 
 def _document(webhook: Webhook | None) -> dict[str, Any] | None:

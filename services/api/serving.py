@@ -43,6 +43,8 @@ RUNNER = "Runner"
 # Many clients wait for events, and cost nothing while they do.
 MOST_REQUESTS = 10_000
 LOOK_SECONDS = 2.0
+# Of the API's process: an engine that computes on all cores goes first, for it waits for the slowest of them.
+NICE = 5
 PORT_SECONDS = 20.0
 QUIET = LoggingConfig(enable_access_log=False)
 
@@ -79,6 +81,10 @@ class RunnerDeployment:
         """Before a shutdown: put the jobs under way back into the queue."""
         await asyncio.to_thread(self._runner.stop)
 
+    def __del__(self) -> None:
+        """Serve's way to end a replica in an orderly way, as in a new deployment."""
+        self._runner.stop()
+
 
 def application(args: dict[str, Any]) -> Any:
     """The Serve application that `serve deploy` builds from the `args` of a config file: the fields of
@@ -88,10 +94,13 @@ def application(args: dict[str, Any]) -> Any:
 
 def _application(settings: Settings, worker: type) -> Any:
     def app() -> FastAPI:
+        os.nice(NICE)
         log_to(settings.data / "logs" / "api.jsonl")
         return make_app(Service(settings))
 
-    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
+    # On one node, for the files there are theirs: what jobs wrote, and copies of what lies in a bucket.
+    actors = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    options: dict[str, Any] = {"ray_actor_options": actors, "logging_config": QUIET}
     runner = serve.deployment(name=RUNNER, graceful_shutdown_timeout_s=2 * STOP_SECONDS, **options)
     api = serve.deployment(name="Api", max_ongoing_requests=MOST_REQUESTS, **options)
     # The routes know the runner by the table alone; bound here, Serve starts it with them.

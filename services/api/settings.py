@@ -46,6 +46,7 @@ class Settings(BaseModel):
     workers: int = Field(default=1, ge=1, description="Engines at the same time.")
     cores: int | None = Field(default=None, ge=1, description="CPU cores of a worker where there is no GPU.")
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs of a worker.")
+    kv_cache_gib: int = Field(default=16, ge=1, description="The most that a job may ask for a worker.")
     jobs_at_once: int = Field(default=2, ge=1, description="Jobs that share the engines at a time.")
     require_keys: bool = Field(
         default=True,

@@ -22,33 +22,40 @@ from typing import Any
 
 import numpy as np
 
+from services.api.settings import sqlite_url
 from services.bench import Figure, Report
 from services.client import Client
 from services.demo.model import demo_model
+from services.jobs.database import open_database
+from services.jobs.keys import Keys, Scope
+from services.jobs.limits import Limits
 from services.jobs.states import State
 from services.sweep.plan import versions
 
 CLIENTS, QUEUED = 200, 1_000
 ASK_SECONDS = 5.0
-POINTS, PROMPTS, MAX_TOKENS = 33, 40, 64
+POINTS, PROMPTS, MAX_TOKENS = 17, 40, 64
 URGENT = 10
 
 
 def bench_api() -> Report:
     """200 clients and 1,000 queued jobs beside a sweep on two cores."""
     model = demo_model("aligned")
-    with tempfile.TemporaryDirectory() as folder, _service(Path(folder), model) as url:
-        return asyncio.run(_measure(url, model))
+    with tempfile.TemporaryDirectory() as folder:
+        limits = Limits(jobs=2 * QUEUED)
+        _, key = Keys(open_database(sqlite_url(Path(folder)))).create("bench", [Scope.ADMIN], limits)
+        with _service(Path(folder), model, key) as url:
+            return asyncio.run(_measure(url, model, key))
 
 
-async def _measure(url: str, model: Path) -> Report:
-    with Client(url) as client:
+async def _measure(url: str, model: Path, key: str) -> Report:
+    with Client(url, key) as client:
         await _sweep(client, model)  # the engine starts
         alone = [await _sweep(client, model)]
         begin = time.perf_counter()
         queued = [client.submit(_spec(model, seed=1 + n), label="queued").id for n in range(QUEUED)]
         submitted = QUEUED / (time.perf_counter() - begin)
-        async with _many_clients(url, queued) as answers:
+        async with _many_clients(url, key, queued) as answers:
             beside = [await _sweep(client, model) for _ in range(2)]
         jobs = list(_all_jobs(client))
         for job in queued:
@@ -105,7 +112,7 @@ async def _sweep(client: Client, model: Path) -> float:
 
 
 @asynccontextmanager
-async def _many_clients(url: str, jobs: list[str]) -> AsyncIterator[list[tuple[float, int]]]:
+async def _many_clients(url: str, key: str, jobs: list[str]) -> AsyncIterator[list[tuple[float, int]]]:
     """Clients that ask for jobs; gives the seconds and the status of each answer so far."""
     port = int(url.rsplit(":", 1)[1])
     answers: list[tuple[float, int]] = []
@@ -114,7 +121,8 @@ async def _many_clients(url: str, jobs: list[str]) -> AsyncIterator[list[tuple[f
         # By hand: a client library would take more of the two cores than the service does.
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         path = f"/v1/landscapes/{jobs[number * len(jobs) // CLIENTS]}"
-        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        head_lines = (f"GET {path} HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer {key}", "", "")
+        request = "\r\n".join(head_lines).encode()
         await asyncio.sleep(ASK_SECONDS * number / CLIENTS)
         try:
             while True:
@@ -153,17 +161,18 @@ def _all_jobs(client: Client) -> Iterator[Any]:
 
 
 @contextmanager
-def _service(data: Path, model: Path) -> Iterator[str]:
+def _service(data: Path, model: Path, key: str) -> Iterator[str]:
     """`visage serve` on a free port; gives its URL."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     visage = str(Path(sys.executable).with_name("visage"))
     command = [visage, "serve", "--data", str(data), "--port", str(port), "--root", str(model.parent)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"DATABASE_URL": ""})
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     try:
         url = f"http://127.0.0.1:{port}"
-        with Client(url) as client:
+        with Client(url, key) as client:
             client.page()  # tries again until it is there
         yield url
     finally:

@@ -90,14 +90,15 @@ def serve(
         workers=workers,
         tensor_parallel=tensor_parallel,
         jobs_at_once=jobs_at_once,
-        require_keys=not _is_loopback(host),
+        # On a cluster that runs already, Serve may listen where it was told to before.
+        require_keys=not _is_loopback(host) or address != "local",
         private_webhooks=private_webhooks,
     )
     if settings.require_keys and not Keys(open_database(settings.database)).any():
         raise HostError(
             "host",
-            f"{host!r} is reached from other machines, and there are no keys",
-            "Make one with `visage keys create`, or listen at 127.0.0.1",
+            "the service may be reached from other machines there, and there are no keys",
+            "Make one with `visage keys create`, or listen at 127.0.0.1 with a Ray of its own",
         )
     # Ray takes seconds to import, and `visage --help` should not.
     from services.api.serving import serve_here

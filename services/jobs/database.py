@@ -37,7 +37,13 @@ def open_database(url: str) -> Engine:
             raise ArgumentError(parsed.drivername)
         if "@" in (parsed.host or ""):  # the end of a password, which an error of the driver would repeat
             raise ArgumentError(parsed.drivername)
-        engine = create_engine(parsed, pool_pre_ping=True, pool_size=20, max_overflow=20)
+        engine = create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=20,
+            max_overflow=20,
+            hide_parameters=True,  # of webhooks' secrets, in errors
+        )
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise DatabaseError(
             "database-url",

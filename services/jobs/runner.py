@@ -6,18 +6,19 @@ import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, stop_after_delay, wait_exponential
 
 from services.jobs.allowed import Allowed
 from services.jobs.states import State
 from services.jobs.storage import Storage
-from services.jobs.store import Jobs
+from services.jobs.store import LEASE, Jobs
 from services.jobs.tables import JobRow
 from services.jobs.webhooks import deliver
 from services.sweep.cluster import this_node
@@ -34,6 +35,11 @@ TICK_SECONDS = 1.0
 NOTE_SECONDS = 1.0
 # An end that comes with a shutdown waits so long for what is under way.
 STOP_SECONDS = 20.0
+# After an outage of a bucket or of Ray no job is taken for a while: it would end in the same way.
+PAUSE_SECONDS = 10.0
+# A runner whose signs of life do not arrive ends its jobs itself before another one takes them over.
+SILENCE_SECONDS = LEASE.total_seconds() - 5
+MESSENGERS = 4
 log = structlog.get_logger("visage.runner")
 
 
@@ -45,9 +51,11 @@ class _Driver:
     thread: threading.Thread
     run: Run | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    asked: bool = False  # by somebody who wants it cancelled; else it goes on later
 
-    def cancel(self) -> None:
+    def cancel(self, asked: bool = False) -> None:
         """End the job, without waiting for that."""
+        self.asked |= asked
         if not self.cancelled.is_set():
             self.cancelled.set()
             if self.run is not None:
@@ -75,7 +83,9 @@ class Runner:
         self._at_once = at_once
         self._private_webhooks = private_webhooks
         self._drivers: dict[str, _Driver] = {}
-        self._messengers = ThreadPoolExecutor(4, thread_name_prefix="webhook")
+        self._messengers = ThreadPoolExecutor(MESSENGERS, thread_name_prefix="webhook")
+        self._delivering: set[str] = set()
+        self._paused_until = self._beaten = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
 
@@ -91,34 +101,45 @@ class Runner:
         """End within seconds; jobs under way go back to the queue, and on from their durable points."""
         self._stopping.set()
         self._thread.join(STOP_SECONDS)
+        self._end_all()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._drivers and time.monotonic() < deadline:
+            with suppress(SQLAlchemyError):
+                self._jobs.beat(self.id, [])
+            time.sleep(TICK_SECONDS)
+        self._engines.close()
+
+    def _end_all(self) -> None:
         for driver in list(self._drivers.values()):
             driver.cancel()
-        deadline = time.monotonic() + STOP_SECONDS
-        for driver in list(self._drivers.values()):
-            driver.thread.join(max(0.0, deadline - time.monotonic()))
-        self._engines.close()
 
     def _work(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
             try:
                 self._tick()
             except SQLAlchemyError as error:
-                # A database that is away for a while comes back; until then jobs go on without it.
+                # A database that is away for a moment comes back; until then jobs go on without it.
                 log.warning("database", problem=str(error).splitlines()[0])
+                if time.monotonic() - self._beaten > SILENCE_SECONDS:
+                    self._end_all()
 
     def _tick(self) -> None:
         states = self._jobs.beat(self.id, self._workers())
+        self._beaten = time.monotonic()
         for job, driver in list(self._drivers.items()):
             if states.get(job) != State.RUNNING:  # to be ended, or another runner's by now
-                driver.cancel()
+                driver.cancel(asked=states.get(job) == State.CANCELLING)
         for job in states:
             if job not in self._drivers:  # its end could not be noted
                 self._jobs.put_back(job, self.id, blameless=True)
         for job in self._jobs.recover():
             log.info("recovered", job=job)
-        self._take()
-        for row in self._jobs.take_webhooks():
-            self._messengers.submit(self._deliver, row)
+        if time.monotonic() >= self._paused_until:
+            self._take()
+        if free := MESSENGERS - len(self._delivering):
+            for row in self._jobs.take_webhooks(free):
+                self._delivering.add(row.id)
+                self._messengers.submit(self._deliver, row)
 
     def _take(self) -> None:
         while True:
@@ -127,6 +148,9 @@ class Runner:
                 above = max(driver.row.priority for driver in self._drivers.values())
             row = self._jobs.take(self.id, above)
             if row is None:
+                return
+            if row.id in self._drivers:  # whose thread is about to end
+                self._jobs.put_back(row.id, self.id, blameless=True)
                 return
             thread = threading.Thread(target=self._drive, args=(row,), name=f"job-{row.id}", daemon=True)
             self._drivers[row.id] = _Driver(row, thread)
@@ -144,15 +168,20 @@ class Runner:
         driver = self._drivers[row.id]
         log.info("started", job=row.id, model=row.model, owner=row.owner, starts=row.starts)
         error: InputError | None = None
+        blameless = True
         try:
             state = self._measure(row, driver)
         except FolderBusyError:
             state = None  # a runner that is dead, but not yet all of it
+        except RayActorError as problem:  # again and again, or the run would have mended it
+            log.warning("interrupted", job=row.id, problem=str(problem).strip().splitlines()[0])
+            state, blameless = None, False
         except InputError as problem:
             state, error = State.FAILED, problem
-        except (RayError, OSError) as problem:
+        except (RayError, OSError, SQLAlchemyError) as problem:
             log.warning("interrupted", job=row.id, problem=str(problem).strip().splitlines()[0])
             state = None
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
         except Exception as problem:
             log.exception("crashed", job=row.id)
             state = State.FAILED
@@ -162,7 +191,7 @@ class Runner:
             told = {"field": error.field, "problem": error.problem, "remedy": error.remedy}
         try:
             if state is None:
-                noted = self._jobs.put_back(row.id, self.id, blameless=self._stopping.is_set())
+                noted = self._jobs.put_back(row.id, self.id, blameless=blameless)
             else:
                 noted = self._jobs.end(row.id, self.id, state, told)
             log.info("ended", job=row.id, state=state or "put back", noted=noted, error=told)
@@ -185,14 +214,13 @@ class Runner:
             owner=row.owner,
         )
         if driver.cancelled.is_set():
-            return self._left()
+            return _left(driver)
         progress = None
         for progress in run:
             if driver.cancelled.is_set() and progress.state != CANCELLED:
                 run.cancel()  # it was asked for before there was something to cancel
             if progress.state == WORKING:
-                if self._jobs.note(row.id, self.id, progress.done, _document(progress)):
-                    self._keep_if_possible(row.id)
+                self._note_if_possible(row.id, progress)
                 time.sleep(NOTE_SECONDS)
         assert progress is not None
         if not self._jobs.note(row.id, self.id, progress.done, _document(progress, Results(folder))):
@@ -201,20 +229,18 @@ class Runner:
         for attempt in Retrying(wait=wait_exponential(max=60), stop=stop_after_delay(300), reraise=True):
             with attempt:
                 self._storage.keep(row.id)
-        return self._left() if progress.state == CANCELLED else State.DONE
+        return _left(driver) if progress.state == CANCELLED else State.DONE
 
-    def _keep_if_possible(self, job: str) -> None:
+    def _note_if_possible(self, job: str, progress: Progress) -> None:
+        """Note how far a job is. What is away for a while, a database or a bucket, gets it the next time."""
         try:
-            self._storage.keep(job)
-        except OSError as error:
-            log.warning("storage", job=job, problem=str(error).splitlines()[0])
+            if self._jobs.note(job, self.id, progress.done, _document(progress)):
+                self._storage.keep(job)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("progress not noted", job=job, problem=str(error).splitlines()[0])
 
     def _plan(self, spec: LandscapeSpec) -> Plan:
         return make_plan(spec, workers_here=0)
-
-    def _left(self) -> State | None:
-        """What becomes of a job that was stopped: a shutdown's goes on later."""
-        return None if self._stopping.is_set() else State.CANCELLED
 
     def _deliver(self, row: JobRow) -> None:
         try:
@@ -224,6 +250,13 @@ class Runner:
             deliver(self._jobs, row, {"type": "landscape.finished", "data": body}, self._private_webhooks)
         except Exception:
             log.exception("webhook failed", job=row.id)
+        finally:
+            self._delivering.discard(row.id)
+
+
+def _left(driver: _Driver) -> State | None:
+    """What becomes of a job that was ended: unless somebody wanted that, it goes on later."""
+    return State.CANCELLED if driver.asked else None
 
 
 def _document(progress: Progress, finished: Results | None = None) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class Storage:
             system, _ = self._remote
             if system.get_file_info(self._there(job)).type != fs.FileType.NotFound:
                 system.delete_dir(self._there(job))
-        shutil.rmtree(self._folder / job, ignore_errors=True)
+        if (self._folder / job).exists():
+            shutil.rmtree(self._folder / job)
 
     def _there(self, job: str, name: str = "") -> str:
         assert self._remote is not None

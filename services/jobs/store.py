@@ -65,10 +65,18 @@ class Submission:
     webhook: dict[str, Any] | None = None
     idempotency_key: str | None = None
 
+    request: dict[str, Any] | None = None
+
     def digest(self) -> str:
-        """SHA-256 over the request, to tell a repeated one from another under the same key."""
-        request = [self.spec, self.label, self.priority, self.webhook]
-        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        """SHA-256 over the request as it was sent, where that is given, to tell a repeated one from another
+        under the same key."""
+        request = self.request or [self.spec, self.label, self.priority, self.webhook]
+        return digest_of(request)
+
+
+def digest_of(request: Any) -> str:
+    """SHA-256 over a JSON document, in hexadecimal."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Jobs:
         try:
             with self._writing() as session:
                 _take_turn(session, submission.owner)
-                first = self._first_of(session, submission)
+                first = _first_of(session, submission.owner, submission.idempotency_key, row.request_digest)
                 if first is not None:
                     return first, False
                 if limits is not None:
@@ -122,10 +130,15 @@ class Jobs:
                 session.add(row)
         except IntegrityError:
             with self._sessions() as session:
-                first = self._first_of(session, submission)
+                first = _first_of(session, submission.owner, submission.idempotency_key, row.request_digest)
             assert first is not None
             return first, False
         return row, True
+
+    def submitted(self, owner: str, idempotency_key: str, request: dict[str, Any]) -> JobRow | None:
+        """The job that the same request made under this key before. Raises ReplayError."""
+        with self._sessions() as session:
+            return _first_of(session, owner, idempotency_key, digest_of(request))
 
     def get(self, job: str, owner: str | None = None) -> JobRow:
         """A job by its id; with `owner`, only one of that key. Raises NoSuchJobError."""
@@ -304,10 +317,10 @@ class Jobs:
                 return float(row.progress["worker_seconds"]) / answered or None
         return None
 
-    def take_webhooks(self) -> list[JobRow]:
-        """Finished jobs that somebody wants to be told of now. They are due again later, unless
-        `webhook_tried` says otherwise."""
-        due = select(JobRow).where(JobRow.webhook_due <= now()).limit(20)
+    def take_webhooks(self, most: int = 20) -> list[JobRow]:
+        """At most so many finished jobs that somebody wants to be told of now. They are due again later,
+        unless `webhook_tried` says otherwise."""
+        due = select(JobRow).where(JobRow.webhook_due <= now()).limit(most)
         with self._writing() as session:
             rows = list(session.scalars(due.with_for_update(skip_locked=True)))
             for row in rows:
@@ -334,28 +347,27 @@ class Jobs:
             row.starts += 1
             return row
 
-    def _first_of(self, session: Session, submission: Submission) -> JobRow | None:
-        """The job of an earlier submission with the same idempotency key."""
-        if submission.idempotency_key is None:
-            return None
-        query = select(JobRow).where(
-            JobRow.owner == submission.owner, JobRow.idempotency_key == submission.idempotency_key
-        )
-        row: JobRow | None = session.scalars(query).one_or_none()
-        if row is not None and row.request_digest != submission.digest():
-            raise ReplayError(
-                "Idempotency-Key",
-                f"{submission.idempotency_key!r} was used for another request (job {row.id})",
-                "Use a new key for a new request",
-            )
-        return row
-
     def _all(self, query: Select[Any]) -> list[Any]:
         with self._sessions() as session:
             return list(session.scalars(query))
 
     def _writing(self) -> Any:
         return writing(self._sessions())
+
+
+def _first_of(session: Session, owner: str, key: str | None, digest: str) -> JobRow | None:
+    """The job of an earlier request with the same idempotency key."""
+    if key is None:
+        return None
+    query = select(JobRow).where(JobRow.owner == owner, JobRow.idempotency_key == key)
+    row: JobRow | None = session.scalars(query).one_or_none()
+    if row is not None and row.request_digest != digest:
+        raise ReplayError(
+            "Idempotency-Key",
+            f"{key!r} was used for another request (job {row.id})",
+            "Use a new key for a new request",
+        )
+    return row
 
 
 def _take_turn(session: Session, owner: str) -> None:

@@ -42,10 +42,10 @@ class Engines:
             return self._actors["server"]
 
     def state(self) -> dict[str, Any]:
-        """Who works, as `Pool.state` tells it; without workers where none was asked for yet."""
-        with self._lock:
-            pool = self._actors.get("pool")
-        return {"workers": [], "jobs": []} if pool is None else ray.get(pool.state.remote(), timeout=60)
+        """Who works, as `Pool.state` tells it; without workers where none was asked for yet. Raises RayError
+        soon where the pool does not answer: whoever asks has other things to do."""
+        pool = self._actors.get("pool")  # without the lock, which others may hold while something starts
+        return {"workers": [], "jobs": []} if pool is None else ray.get(pool.state.remote(), timeout=2)
 
     def bury(self) -> None:
         """Forget those that are dead."""

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.api.access import Services
 from services.api.problems import documented, problem
+from services.jobs.database import DatabaseError
 
 router = APIRouter(tags=["operation"])
 
@@ -30,7 +31,7 @@ def readyz(request: Request, what: Services) -> Health | Response:
     """Whether jobs can be taken in and measured: the database answers, and a runner is alive."""
     try:
         runners = what.jobs.runners()
-    except SQLAlchemyError:
+    except (SQLAlchemyError, DatabaseError):
         return problem(request, 503, "The database cannot be reached.", headers={"retry-after": "5"})
     if not runners:
         return problem(request, 503, "No runner is alive: jobs wait.", headers={"retry-after": "5"})

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from services.api.access import Reader, Services, Submitter
+from services.api.access import Reader, Services, Submitter, Turn
 from services.api.events import Watch
 from services.api.problems import documented
 from services.api.schemas import (
@@ -35,14 +36,14 @@ router = APIRouter(prefix="/v1", tags=["landscapes"])
     responses={
         200: {"model": LandscapeDetail, "description": "The job that was submitted with this key before."},
         202: {"headers": {"Location": {"description": "The job's URL.", "schema": {"type": "string"}}}},
-        **documented(409, 413, 415),
+        **documented(409, 413),
     },
 )
 def submit(
     body: LandscapeRequest,
     what: Services,
     who: Submitter,
-    response: Response,
+    _: Turn,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -52,17 +53,14 @@ def submit(
             description="The same request with the same key is one job, however often it is sent.",
         ),
     ] = None,
-) -> LandscapeDetail:
+) -> Response:
     """Submit a landscape. Everything that can be checked is checked before the answer."""
     row, new = what.submit(body, who, idempotency_key)
-    response.headers["location"] = f"/v1/landscapes/{row.id}"
-    if not new:
-        response.status_code = 200
-    return detail(row)
+    return detail(row, 202 if new else 200, {"location": f"/v1/landscapes/{row.id}"})
 
 
-@router.post("/landscapes:validate", responses=documented(413, 415))
-def validate(body: LandscapeRequest, what: Services, who: Submitter) -> Estimate:
+@router.post("/landscapes:validate", responses=documented(413))
+def validate(body: LandscapeRequest, what: Services, who: Submitter, _: Turn) -> Estimate:
     """Check a request as a submission would, and say what it would cost. Nothing is submitted."""
     return what.estimate(body.spec, who)
 
@@ -82,8 +80,8 @@ def list_(
     return LandscapePage(items=[shown(row) for row in page.jobs], next=page.next)
 
 
-@router.get("/landscapes/{job}", responses=documented(404))
-def get(job: Id, what: Services, who: Reader) -> LandscapeDetail:
+@router.get("/landscapes/{job}", response_model=LandscapeDetail, responses=documented(404))
+def get(job: Id, what: Services, who: Reader) -> Response:
     """A job: its state, its progress, its running estimate of VISAGE and, at the end, its score."""
     return detail(what.jobs.get(job, who.sees))
 
@@ -122,10 +120,12 @@ async def events(
     return EventSourceResponse(stream(), ping=PING_SECONDS)
 
 
-@router.post("/landscapes/{job}/cancel", status_code=202, responses=documented(404))
-def cancel(job: Id, what: Services, who: Submitter) -> LandscapeDetail:
+@router.post(
+    "/landscapes/{job}/cancel", status_code=202, response_model=LandscapeDetail, responses=documented(404)
+)
+def cancel(job: Id, what: Services, who: Submitter) -> Response:
     """End a job. Its finished points stay; a job that is over stays as it is."""
-    return detail(what.jobs.cancel(job, who.sees))
+    return detail(what.jobs.cancel(job, who.sees), 202)
 
 
 @router.delete("/landscapes/{job}", status_code=204, responses=documented(404, 409))
@@ -142,9 +142,10 @@ def shown(row: JobRow) -> Landscape:
     return Landscape.model_validate(_fields(row))
 
 
-def detail(row: JobRow) -> LandscapeDetail:
-    """A job with its spec."""
-    return LandscapeDetail.model_validate(_fields(row) | {"spec": row.spec})
+def detail(row: JobRow, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A job with its spec, as a LandscapeDetail. The spec was checked when it came: to check it again would
+    be most of what a status read costs."""
+    return JSONResponse(shown(row).model_dump(mode="json") | {"spec": row.spec}, status, headers)
 
 
 def _fields(row: JobRow) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastapi import APIRouter, Query, Request, Response
 
-from services.api.access import Reader, ResponseReader, Services
+from services.api.access import Reader, ResponseReader, Services, Turn
 from services.api.negotiation import preferred
-from services.api.problems import NoResultError, documented
+from services.api.problems import NoResultError, NotAcceptableError, documented
 from services.api.routes.landscapes import Id
 from services.api.schemas import Grid, ResponseItem, ResponsePage, Summary
 from services.jobs.states import State
@@ -21,6 +21,7 @@ from visage_core.results import Results
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 PARQUET = "application/vnd.apache.parquet"
+MOST_JSON_POINTS = 50_000
 FIGURES: dict[str, Literal["html", "png", "svg"]] = {
     "text/html": "html",
     "image/png": "png",
@@ -35,11 +36,15 @@ router = APIRouter(prefix="/v1/landscapes/{job}", tags=["results"])
     response_model=Grid,
     responses={200: {"content": {ARROW: BINARY, PARQUET: BINARY}}, **documented(404, 406)},
 )
-def grid(job: Id, request: Request, what: Services, who: Reader) -> Response:
+def grid(job: Id, request: Request, what: Services, who: Reader, _: Turn) -> Response:
     """The points measured so far: as JSON, as an Arrow IPC stream, or as Parquet, by `Accept`."""
     kind = preferred(request, [JSON, ARROW, PARQUET])
     row = what.jobs.get(job, who.sees)
     table = Results(what.results.fetch(job)).points()
+    if kind == JSON and table.num_rows > MOST_JSON_POINTS:
+        raise NotAcceptableError(
+            "Accept", f"{table.num_rows:,} points are too many for JSON", f"Ask for {ARROW} or {PARQUET}"
+        )
     if kind == JSON:
         content = Grid(id=row.id, state=State(row.state), points=table.to_pylist()).model_dump_json()
         return Response(content, media_type=JSON, headers={"vary": "accept"})
@@ -67,6 +72,7 @@ def figure(
     request: Request,
     what: Services,
     who: Reader,
+    _: Turn,
     prompt_set: Annotated[int, Query(ge=0, le=63, description="Which of the spec's prompt sets.")] = 0,
 ) -> Response:
     """The landscape as a page that needs no connection, or as a picture, by `Accept`."""
@@ -90,6 +96,7 @@ def responses(
     job: Id,
     what: Services,
     who: ResponseReader,
+    _: Turn,
     cursor: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ResponsePage:
@@ -100,10 +107,27 @@ def responses(
         raise NoResultError(
             "id", "the job has no responses", "Submit it with keep_responses, and wait until it is done"
         )
-    table = pq.read_table(file, memory_map=True)
-    items = [ResponseItem.model_validate(row) for row in table.slice(cursor, limit).to_pylist()]
-    more = cursor + limit < table.num_rows
+    with pq.ParquetFile(file) as parquet:
+        rows = _rows(parquet, cursor, limit)
+        more = cursor + limit < parquet.metadata.num_rows
+    items = [ResponseItem.model_validate(row) for row in rows]
     return ResponsePage(items=items, next=cursor + limit if more else None)
+
+
+def _rows(parquet: pq.ParquetFile, begin: int, count: int) -> list[dict[str, Any]]:
+    """Some rows of a file, of which only the groups that have them are read."""
+    groups: list[int] = []
+    first = at = 0
+    for group in range(parquet.num_row_groups):
+        size = parquet.metadata.row_group(group).num_rows
+        if at < begin + count and begin < at + size:
+            first = first if groups else at
+            groups.append(group)
+        at += size
+    if not groups:
+        return []
+    rows: list[dict[str, Any]] = parquet.read_row_groups(groups).slice(begin - first, count).to_pylist()
+    return rows
 
 
 def _summary(folder: FilePath) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+"""The runner between the table and the engines: real Ray, fake workers, a database that goes away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from sqlalchemy.exc import OperationalError
+
+from services.jobs.allowed import Allowed
+from services.jobs.database import open_database
+from services.jobs.runner import Runner
+from services.jobs.states import State
+from services.jobs.storage import Storage
+from services.jobs.store import Jobs, Submission
+from services.sweep.cluster import worker_resources
+from services.sweep.engines import Engines
+from tests.services.fakes import FakeWorker
+from tests.services.served import ROOT, until
+from visage_core.results import Results
+from visage_core.spec import ResourcesSpec
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    ray.init(found.address, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    found.shutdown()
+
+
+class FlakyJobs(Jobs):
+    """The table, whose database is away as long as `away` is set."""
+
+    away = False
+
+    def _writing(self) -> Any:
+        if self.away:
+            raise OperationalError("UPDATE", {}, Exception("connection refused"))
+        return super()._writing()
+
+
+class Bench:
+    """A runner on a table, and what it needs."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.model, self.folder = model, folder
+        self.engine = open_database(f"sqlite:///{folder / 'visage.db'}")
+        self.jobs = FlakyJobs(self.engine)
+        self.runners: list[Runner] = []
+
+    def start(self, at_once: int = 2) -> Runner:
+        resources = ResourcesSpec(workers=1, cores=1)
+        engines = Engines(1, worker_resources(resources), FakeWorker)
+        storage, allowed = Storage(self.folder / "jobs"), Allowed((self.model.parent,))
+        runner = Runner(self.jobs, storage, allowed, engines, at_once)
+        runner.start()
+        self.runners.append(runner)
+        return runner
+
+    def submit(
+        self, model: str | None = None, owner: str = "local", priority: int = 0, points: int = 11
+    ) -> str:
+        spec = {
+            "model": model or str(self.model),
+            "axis": {"points": points, "direction": {"seeds": [0]}},
+            "prompts": [{"limit": 10}],
+            "generation": {"max_tokens": 8},
+            "engine": {"max_model_len": 512},
+        }
+        row, _ = self.jobs.submit(
+            Submission(spec, points, 10 * points, 80 * points, owner, priority=priority)
+        )
+        return row.id
+
+    def state(self, job: str) -> str:
+        return self.jobs.get(job).state
+
+
+@pytest.fixture
+def bench(cluster: None, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr("services.jobs.runner.NOTE_SECONDS", 0.1)
+    monkeypatch.setattr("services.jobs.runner.TICK_SECONDS", 0.2)
+    made = Bench(tmp_path, aligned)
+    yield made
+    made.jobs.away = False
+    for runner in made.runners:
+        runner.stop()
+    made.engine.dispose()
+
+
+def test_a_database_that_goes_away_and_comes_back_costs_no_job(bench: Bench) -> None:
+    job = bench.submit(points=41)
+    bench.start()
+    until(lambda: bench.jobs.get(job).done > 2)
+    bench.jobs.away = True
+    results = Results(bench.folder / "jobs" / job)
+    time.sleep(5)  # longer than the rest of the job takes
+    bench.jobs.away = False
+    until(lambda: bench.state(job) == State.DONE)
+    assert len(results.done()) == 41
+    assert bench.jobs.get(job).error is None
+
+
+def test_a_model_that_is_gone_by_then_is_told(bench: Bench) -> None:
+    job = bench.submit(model=str(bench.model.parent / "no-such-model"))
+    bench.start()
+    until(lambda: bench.state(job) == State.FAILED)
+    error = bench.jobs.get(job).error
+    assert error is not None
+    assert error["field"] == "model"
+    assert error["remedy"]
+
+
+def test_what_may_no_longer_be_read_is_not(bench: Bench, tmp_path: Path) -> None:
+    """The table may be older than the rules."""
+    job = bench.submit(model=str(tmp_path))
+    bench.start()
+    until(lambda: bench.state(job) == State.FAILED)
+    assert "from which this service takes models" in (bench.jobs.get(job).error or {})["problem"]
+
+
+def test_an_urgent_job_goes_before_those_that_run(bench: Bench) -> None:
+    slow = [bench.submit(points=201) for _ in range(2)]
+    bench.start(at_once=2)
+    until(lambda: all(bench.state(job) == State.RUNNING for job in slow))
+    urgent = bench.submit(priority=5, points=11)
+    until(lambda: bench.state(urgent) == State.DONE)
+    assert all(bench.state(job) == State.RUNNING for job in slow)
+
+
+def test_two_runners_share_the_jobs_and_run_none_twice(bench: Bench) -> None:
+    jobs = [bench.submit(owner=str(number % 2)) for number in range(6)]
+    for _ in range(2):
+        bench.start(at_once=1)
+    until(lambda: all(bench.state(job) == State.DONE for job in jobs), seconds=120)
+    for job in jobs:
+        assert bench.jobs.get(job).starts == 0
+        assert len(Results(bench.folder / "jobs" / job).points()) == 11
