@@ -43,8 +43,6 @@ RUNNER = "Runner"
 # Many clients wait for events, and cost nothing while they do.
 MOST_REQUESTS = 10_000
 LOOK_SECONDS = 2.0
-# Of the API's process: an engine that computes on all cores goes first, for it waits for the slowest of them.
-NICE = 5
 PORT_SECONDS = 20.0
 QUIET = LoggingConfig(enable_access_log=False)
 
@@ -94,7 +92,6 @@ def application(args: dict[str, Any]) -> Any:
 
 def _application(settings: Settings, worker: type) -> Any:
     def app() -> FastAPI:
-        os.nice(NICE)
         log_to(settings.data / "logs" / "api.jsonl")
         return make_app(Service(settings))
 

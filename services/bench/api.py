@@ -33,7 +33,8 @@ from services.jobs.states import State
 from services.sweep.plan import versions
 
 CLIENTS, QUEUED = 200, 1_000
-ASK_SECONDS = 5.0
+# Who wants to know sooner follows the events, which cost the service next to nothing.
+ASK_SECONDS = 30.0
 POINTS, PROMPTS, MAX_TOKENS = 17, 40, 64
 URGENT = 10
 
@@ -41,6 +42,7 @@ URGENT = 10
 def bench_api() -> Report:
     """200 clients and 1,000 queued jobs beside a sweep on two cores."""
     model = demo_model("aligned")
+    os.nice(19)  # the clients stand for other machines
     with tempfile.TemporaryDirectory() as folder:
         limits = Limits(jobs=2 * QUEUED)
         _, key = Keys(open_database(sqlite_url(Path(folder)))).create("bench", [Scope.ADMIN], limits)

@@ -39,7 +39,7 @@ def open_database(url: str) -> Engine:
             raise ArgumentError(parsed.drivername)
         engine = create_engine(
             parsed,
-            pool_pre_ping=True,
+            pool_pre_ping=parsed.get_backend_name() != "sqlite",  # a file's connection does not break
             pool_size=20,
             max_overflow=20,
             hide_parameters=True,  # of webhooks' secrets, in errors
@@ -118,5 +118,6 @@ def _use_sqlite_well(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        # A read is a transaction by itself: none here needs two statements to agree.
+        if connection.get_execution_options().get("writes", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
