@@ -68,8 +68,9 @@ class Served:
     def kill(self, *names: str) -> None:
         """SIGKILL to the processes with these names; "serve" is the one that was started."""
         assert self.process is not None
-        victims = [victim for name in names if name != "serve" for victim in self.processes(name)]
-        assert len(victims) >= len([name for name in names if name != "serve"]), "there was nothing to kill"
+        parts = [name for name in names if name != "serve"]
+        until(lambda: all(self.processes(name) for name in parts))  # Ray names a process once it is at work
+        victims = [victim for name in parts for victim in self.processes(name)]
         if "serve" in names:
             self.process.kill()
         for victim in victims:

@@ -26,10 +26,10 @@ EVERYTHING = (SERVICE, HEAD, NODE, API, RUNNER)
 
 
 def spec(model: Path, number: int = 0) -> dict[str, Any]:
-    """A job of 21 points for fake workers, another one for each number."""
+    """A job of 31 points for fake workers, another one for each number."""
     return {
         "model": str(model),
-        "axis": {"points": 21, "direction": {"kind": "random", "seeds": [number]}},
+        "axis": {"points": 31, "direction": {"kind": "random", "seeds": [number]}},
         "prompts": [{"source": "harmful", "limit": 10}],
         "generation": {"max_tokens": 8},
         "engine": {"max_model_len": 512},
@@ -56,7 +56,7 @@ def test_jobs_survive_whatever_is_killed(
 ) -> None:
     """One kill after another while jobs run and wait; () is an orderly stop. No finished point is lost, no
     point is there twice, and what was cancelled stays so."""
-    with fake_served(tmp_path, aligned.parent, database_url, seconds=0.25) as service:
+    with fake_served(tmp_path, aligned.parent, database_url, seconds=1.0) as service:
         with Client(service.url) as client:
             jobs = [
                 client.submit(spec(aligned, number), label=str(number)).id for number in range(2 + len(kills))
