@@ -46,7 +46,7 @@ def left(client: Client, jobs: list[str]) -> int:
     ("database_url", "kills"),
     [
         ("sqlite", [(API,), (RUNNER,), (HEAD,), (NODE,), (SERVICE,), EVERYTHING, ()]),
-        ("postgresql", [EVERYTHING, (RUNNER,)]),
+        ("postgresql", [EVERYTHING]),
     ],
     indirect=["database_url"],
     ids=["sqlite", "postgresql"],
