@@ -10,10 +10,14 @@ from typing import Any
 import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from services.sweep.pool import WorkerResources
 from visage_core.errors import InputError
 from visage_core.spec import ResourcesSpec
+
+
+OUTSIDE_TRIES = 3
 
 
 class ClusterError(InputError):
@@ -31,8 +35,13 @@ def cluster(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": psutil.cpu_count() or 1}
+    # The server that Ray starts for each client from outside may die at once, and the next one may not.
+    tries = OUTSIDE_TRIES if address.startswith("ray://") else 1
+    again = retry_if_exception_type(ConnectionError)
     try:
-        ray.init(address, **options)
+        Retrying(retry=again, stop=stop_after_attempt(tries), wait=wait_fixed(1), reraise=True)(
+            ray.init, address, **options
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(
             "address",

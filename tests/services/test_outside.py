@@ -61,7 +61,7 @@ def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -
         kept = Results(out).done()
         assert kept, "no finished point came home before the end"
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
         )
         assert done.returncode == 0, done.stderr
         expect_whole(out)
