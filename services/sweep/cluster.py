@@ -16,7 +16,6 @@ from services.sweep.pool import WorkerResources
 from visage_core.errors import InputError
 from visage_core.spec import ResourcesSpec
 
-
 OUTSIDE_TRIES = 3
 
 
