@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import httpx
-from httpx_sse import aconnect_sse, connect_sse
-from pydantic import TypeAdapter
+from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
+from pydantic import BaseModel
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -48,12 +48,14 @@ if TYPE_CHECKING:
 
 TRANSIENT = {429, 502, 503, 504}
 LONGEST_WAIT = 30.0
+AGAIN_SECONDS = 1.0
 # The service sends a sign of life every 15 seconds.
 SILENCE_SECONDS = 60.0
 EVENT = "landscape"
 PROBLEM = "application/problem+json"
 ARROW = "application/vnd.apache.arrow.stream"
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class ServiceError(InputError):
@@ -79,8 +81,8 @@ class _Call(Generic[T]):
             _require_success(answer)
 
 
-def _json(kind: type[T]) -> Callable[[httpx.Response], T]:
-    return lambda answer: TypeAdapter(kind).validate_json(answer.content)
+def _json(kind: type[M]) -> Callable[[httpx.Response], M]:
+    return lambda answer: kind.model_validate_json(answer.content)
 
 
 def _submit(
@@ -158,6 +160,40 @@ PROMPT_SETS = _Call("GET", "/v1/prompt-sets", _json(PromptSets))
 JUDGES = _Call("GET", "/v1/judges", _json(Judges))
 
 
+class _Following:
+    """A job that is followed by its events, over however many connections."""
+
+    def __init__(self, job: str, patience: float) -> None:
+        self._job, self._patience = job, patience
+        self._revision = 0
+        self._deadline = time.monotonic() + patience
+        self.over = False
+
+    def request(self) -> dict[str, Any]:
+        """What to ask for: what has happened since the last event."""
+        headers = {"last-event-id": str(self._revision)} if self._revision else {}
+        return {"url": f"/v1/landscapes/{self._job}/events", "headers": headers}
+
+    def begin(self, answer: httpx.Response) -> None:
+        """Take in the head of an answer. Raises ServiceError."""
+        _require_success(answer)
+        self.over = answer.status_code == 204
+
+    def heard(self, event: ServerSentEvent) -> Landscape | None:
+        """The job, where an event tells of it, and is no mere sign of life."""
+        if event.event != EVENT:
+            return None
+        now = Landscape.model_validate_json(event.data)
+        self._revision, self._deadline = now.revision, time.monotonic() + self._patience
+        self.over = now.state in OVER
+        return now
+
+    def lost(self, error: httpx.TransportError | ServiceError) -> None:
+        """Take in the end of a connection. Raises ServiceError where another one is of no use."""
+        if not _is_transient(error) or time.monotonic() > self._deadline:
+            raise _told(error) from None
+
+
 class Client:
     """The service at `server`. What fails on the way is tried again for `patience` seconds.
 
@@ -208,27 +244,23 @@ class Client:
 
     def watch(self, job: str) -> Iterator[Landscape]:
         """A job now, and after every change until it is over."""
-        since, deadline = 0, time.monotonic() + self._patience
+        following = _Following(job, self._patience)
         while True:
             try:
-                with connect_sse(self._http, "GET", *_events(job), headers=_last(since)) as source:
-                    if source.response.status_code == 204:
-                        return
+                with connect_sse(self._http, "GET", **following.request()) as source:
                     if source.response.is_error:
                         source.response.read()
-                    _require_success(source.response)
+                    following.begin(source.response)
+                    if following.over:
+                        return
                     for event in source.iter_sse():
-                        if event.event != EVENT:  # a sign of life
-                            continue
-                        now = Landscape.model_validate_json(event.data)
-                        since, deadline = now.revision, time.monotonic() + self._patience
-                        yield now
-                        if now.state in OVER:
+                        if (now := following.heard(event)) is not None:
+                            yield now
+                        if following.over:
                             return
             except (httpx.TransportError, ServiceError) as error:
-                if not _is_transient(error) or time.monotonic() > deadline:
-                    raise _told(error) from None
-            time.sleep(1.0)
+                following.lost(error)
+            time.sleep(AGAIN_SECONDS)
 
     def cancel(self, job: str) -> LandscapeDetail:
         """End a job; its finished points stay."""
@@ -324,27 +356,23 @@ class AsyncClient:
 
     async def watch(self, job: str) -> AsyncIterator[Landscape]:
         """A job now, and after every change until it is over."""
-        since, deadline = 0, time.monotonic() + self._patience
+        following = _Following(job, self._patience)
         while True:
             try:
-                async with aconnect_sse(self._http, "GET", *_events(job), headers=_last(since)) as source:
-                    if source.response.status_code == 204:
-                        return
+                async with aconnect_sse(self._http, "GET", **following.request()) as source:
                     if source.response.is_error:
                         await source.response.aread()
-                    _require_success(source.response)
+                    following.begin(source.response)
+                    if following.over:
+                        return
                     async for event in source.aiter_sse():
-                        if event.event != EVENT:  # a sign of life
-                            continue
-                        now = Landscape.model_validate_json(event.data)
-                        since, deadline = now.revision, time.monotonic() + self._patience
-                        yield now
-                        if now.state in OVER:
+                        if (now := following.heard(event)) is not None:
+                            yield now
+                        if following.over:
                             return
             except (httpx.TransportError, ServiceError) as error:
-                if not _is_transient(error) or time.monotonic() > deadline:
-                    raise _told(error) from None
-            await asyncio.sleep(1.0)
+                following.lost(error)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def cancel(self, job: str) -> LandscapeDetail:
         """End a job; its finished points stay."""
@@ -397,14 +425,6 @@ def _http_options(server: str, key: str | None) -> dict[str, Any]:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
     return {"base_url": server, "headers": headers, "timeout": timeout}
-
-
-def _events(job: str) -> tuple[str]:
-    return (f"/v1/landscapes/{job}/events",)
-
-
-def _last(revision: int) -> dict[str, str]:
-    return {"last-event-id": str(revision)} if revision else {}
 
 
 def _retries(patience: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
 
 if TYPE_CHECKING:
-    from services.api.schemas import Estimate
+    from services.api.schemas import Estimate, Score
     from services.api.schemas import Landscape as JobStatus
     from services.api.settings import Settings
     from services.bench import Report
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from services.sweep.coordinator import Progress
     from services.sweep.run import Run
     from visage_core.landscape import Landscape
+    from visage_core.metrics import Interval
 
 out = Console()
 err = Console(stderr=True)
@@ -205,9 +206,9 @@ def _state(one: JobStatus) -> str:
 
 def _visage(one: JobStatus) -> str:
     if one.visage is not None:
-        return f"{one.visage.value:.1f} ({one.visage.low:.1f} to {one.visage.high:.1f})"
+        return _interval(one.visage)
     if one.estimate is not None and one.state in ("running", "queued"):
-        return f"about {one.estimate.value:.1f} ({one.estimate.low:.1f} to {one.estimate.high:.1f})"
+        return f"about {_interval(one.estimate)}"
     return "-"
 
 
@@ -220,9 +221,12 @@ def _doing(one: JobStatus) -> str:
 
 
 def _estimate(now: Progress) -> str:
-    interval = now.estimate
-    assert interval is not None
-    return f"VISAGE about {interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+    assert now.estimate is not None
+    return f"VISAGE about {_interval(now.estimate)}"
+
+
+def _interval(score: Score | Interval) -> str:
+    return f"{score.value:.1f} ({score.low:.1f} to {score.high:.1f})"
 
 
 def _curves(measured: Landscape) -> Table:

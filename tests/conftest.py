@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,3 +62,9 @@ def visage_command(*arguments: object) -> list[str]:
 def wide() -> dict[str, str]:
     """An environment in which tables are not wrapped."""
     return os.environ | {"COLUMNS": "200"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

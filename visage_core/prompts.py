@@ -15,6 +15,7 @@ from visage_core.errors import InputError
 from visage_core.spec import PromptSpec
 
 BUILT_IN = ("harmful", "benign")
+FILES = (".csv", ".jsonl", ".txt")
 COLUMNS = ("goal", "prompt", "instruction", "question", "request", "text")
 SYSTEM_PROMPTS = {
     "helpful-and-safe": (
@@ -141,7 +142,7 @@ def _chat(tokenizer: Any, prompt: str, system: str | None) -> str:
 
 def _from_file(path: Path, column: str | None) -> list[str]:
     readers = {".csv": _from_csv, ".jsonl": _from_jsonl, ".txt": lambda lines, *_: lines}
-    if path.suffix not in readers:
+    if path.suffix not in FILES:
         raise PromptError(
             "prompts.source",
             f"{path} is neither a built-in set ({', '.join(BUILT_IN)}) nor a .csv, .jsonl or .txt file",

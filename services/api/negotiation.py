@@ -10,14 +10,13 @@ from services.api.problems import NotAcceptableError
 def preferred(request: Request, offers: list[str]) -> str:
     """The offer that the Accept header ranks highest, the first among equals. Raises
     NotAcceptableError."""
-    ranges = [_range(part) for part in request.headers.get("accept", "*/*").split(",") if part.strip()]
-    ranked = [
-        (max((q for kind, q in ranges if kind == best), default=0.0), -number, offer)
-        for number, offer in enumerate(offers)
-        for best in [_most_specific(offer, [kind for kind, _ in ranges])]
-    ]
-    quality, _, offer = max(ranked)
-    if quality <= 0:
+    accepted: dict[str, float] = {}
+    for part in request.headers.get("accept", "*/*").split(","):
+        if part.strip():
+            kind, quality = _range(part)
+            accepted[kind] = max(quality, accepted.get(kind, 0.0))
+    offer = max(offers, key=lambda offer: _quality(offer, accepted))  # the first of equals
+    if _quality(offer, accepted) <= 0:
         raise NotAcceptableError(
             "Accept",
             f"{request.headers.get('accept', '')[:200]!r} is not to be had",
@@ -38,7 +37,7 @@ def _range(text: str) -> tuple[str, float]:
     return kind, 1.0
 
 
-def _most_specific(offer: str, kinds: list[str]) -> str | None:
-    """The range that decides about an offer: the media type itself before type/* before */*."""
+def _quality(offer: str, accepted: dict[str, float]) -> float:
+    """How much an offer is wanted: by its own media type before type/* before */*."""
     group = offer.split("/", maxsplit=1)[0] + "/*"
-    return next((kind for kind in (offer, group, "*/*") if kind in kinds), None)
+    return next((accepted[kind] for kind in (offer, group, "*/*") if kind in accepted), 0.0)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from services.api.problems import ForbiddenError
-from services.api.schemas import Estimate, LandscapeRequest, Webhook
+from services.api.schemas import Estimate, LandscapeRequest
 from services.api.settings import Settings
 from services.jobs.allowed import Allowed
 from services.jobs.database import open_database
@@ -101,7 +101,7 @@ class Service:
             owner=caller.id,
             label=request.label,
             priority=request.priority,
-            webhook=_document(request.webhook),
+            webhook=sent["webhook"],
             idempotency_key=key,
             request=sent,
         )
@@ -159,7 +159,3 @@ def _count_prompts(spec: LandscapeSpec) -> list[int]:
                 "Use fewer or shorter ones",
             )
     return counts
-
-
-def _document(webhook: Webhook | None) -> dict[str, Any] | None:
-    return None if webhook is None else webhook.model_dump()

@@ -9,18 +9,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from services.sweep.models import HUB_ID
 from visage_core.errors import InputError
-from visage_core.prompts import BUILT_IN
+from visage_core.prompts import BUILT_IN, FILES
 from visage_core.spec import LandscapeSpec, parse_spec
 
-PROMPT_FILES = (".csv", ".jsonl", ".txt")
 MOST_PROMPT_BYTES = 64 * 2**20
 # How far below a root models and prompts are listed.
 DEPTH = 4
 MOST_LISTED = 1_000
 LONGEST = 1_024  # as the table has it
 # What a list may name: a pattern such as * must not let in a path.
-MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*|(s3|gs|gcs|abfs|abfss|hdfs)://.+")
+MODEL = re.compile(HUB_ID.pattern + r"|(s3|gs|gcs|abfs|abfss|hdfs)://.+")
 DATASET = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
@@ -55,7 +55,7 @@ class Allowed:
 
     def prompts_here(self) -> list[str]:
         """The prompt files below the roots, as far as they lie near."""
-        return self._below(lambda path: path.suffix in PROMPT_FILES, str)
+        return self._below(lambda path: path.suffix in FILES, str)
 
     def _model(self, name: str, field: str) -> str:
         path = self._inside(name)
@@ -79,7 +79,7 @@ class Allowed:
                 return source
         else:
             path = self._inside(source)
-            if path is not None and path.suffix in PROMPT_FILES:
+            if path is not None and path.suffix in FILES:
                 if path.is_file() and path.stat().st_size > MOST_PROMPT_BYTES:
                     raise NotAllowedError(
                         field, f"{source!r} is larger than {MOST_PROMPT_BYTES:,} bytes", "Use a smaller file"

@@ -24,11 +24,11 @@ from services.jobs.webhooks import deliver
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import CANCELLED, WORKING, FolderBusyError, Progress
 from services.sweep.engines import Engines
-from services.sweep.plan import Plan, make_plan
+from services.sweep.plan import make_plan
 from services.sweep.run import Run
 from visage_core.errors import InputError
 from visage_core.results import Results
-from visage_core.spec import LandscapeSpec, parse_spec
+from visage_core.spec import parse_spec
 
 TICK_SECONDS = 1.0
 # Progress of a job is noted at most so often: each note is a write to the disk.
@@ -204,7 +204,7 @@ class Runner:
         """Measure what is left of a job; gives the state in which that leaves it, None where it is to go
         on later."""
         folder = self._storage.fetch(row.id)
-        plan = self._plan(self._allowed.resolve(parse_spec(row.spec)))
+        plan = make_plan(self._allowed.resolve(parse_spec(row.spec)), workers_here=0)
         driver.run = run = Run(
             plan.on_node(this_node()),
             folder,
@@ -238,9 +238,6 @@ class Runner:
                 self._storage.keep(job)
         except (SQLAlchemyError, OSError) as error:
             log.warning("progress not noted", job=job, problem=str(error).splitlines()[0])
-
-    def _plan(self, spec: LandscapeSpec) -> Plan:
-        return make_plan(spec, workers_here=0)
 
     def _deliver(self, row: JobRow) -> None:
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, Select, case, delete, func, or_, select, update
+from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -193,12 +193,7 @@ class Jobs:
             select(JobRow)
             .join(last_start, last_start.c.owner == JobRow.owner)
             .where(JobRow.state == State.QUEUED)
-            .order_by(
-                JobRow.priority.desc(),
-                case((last_start.c.at.is_(None), 0), else_=1),
-                last_start.c.at,
-                JobRow.id,
-            )
+            .order_by(JobRow.priority.desc(), last_start.c.at.asc().nulls_first(), JobRow.id)
             .limit(1)
         )
         if above is not None:
@@ -412,7 +407,7 @@ def _change(row: JobRow, state: State) -> None:
 def _usage(session: Session, owner: str) -> dict[str, int]:
     columns = (JobRow.points, JobRow.prompts, JobRow.tokens)
     query = select(func.count(), *(func.coalesce(func.sum(column), 0) for column in columns)).where(
-        JobRow.owner == owner, or_(*(JobRow.state == state for state in State if state not in OVER))
+        JobRow.owner == owner, JobRow.state.not_in(OVER)
     )
     found = session.execute(query).one()
     return dict(zip(("jobs", "points", "prompts", "tokens"), map(int, found), strict=True))

@@ -26,7 +26,7 @@ from visage_core.errors import InputError
 
 # What is not public either, though not every Python knows: IPv4 in IPv6, local NAT64, site-local.
 NOT_PUBLIC = tuple(ipaddress.ip_network(name) for name in ("::/96", "64:ff9b:1::/48", "fec0::/10"))
-RAW_PREFIX = "whsec_"
+BASE64_PREFIX = "whsec_"
 TIMEOUT_SECONDS = 10.0  # for all of it
 MOST_ATTEMPTS = 8  # with doubled waits: over about ten hours
 FIRST_WAIT = timedelta(minutes=5)
@@ -69,9 +69,9 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 def _key(secret: str) -> bytes:
     """The bytes of a secret: in base64 after whsec_, as the specification has it, else its text."""
-    if secret.startswith(RAW_PREFIX):
+    if secret.startswith(BASE64_PREFIX):
         try:
-            return base64.b64decode(secret.removeprefix(RAW_PREFIX), validate=True)
+            return base64.b64decode(secret.removeprefix(BASE64_PREFIX), validate=True)
         except ValueError:
             pass
     return secret.encode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import free_port
 
 # Debian keeps the server's programs off the PATH.
 DEBIAN = Path("/usr/lib/postgresql")
@@ -40,7 +41,7 @@ def postgres() -> Iterator[str]:
             log = (folder / "log").read_text() if (folder / "log").exists() else ""
             raise RuntimeError(f"{program} failed: {done.stderr.decode()}{log}")
 
-    data, port = str(folder / "data"), _free_port()
+    data, port = str(folder / "data"), free_port()
     try:
         run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         settings = (*OPTIONS, "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
@@ -72,9 +73,3 @@ def _user() -> str | None:
         return pwd.getpwnam("postgres").pw_name
     except KeyError:
         pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -16,8 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.conftest import visage_command
-from tests.services.test_outside import free_port
+from tests.conftest import free_port, visage_command
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120

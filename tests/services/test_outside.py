@@ -15,14 +15,9 @@ import torch
 
 from services.sweep.coordinator import DONE
 from tests.checkpoints import write_checkpoint
+from tests.conftest import free_port
 from tests.services.test_failures import ROOT, SPEC, expect_whole
 from visage_core.results import Results
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def wait_for_port(port: int) -> None:

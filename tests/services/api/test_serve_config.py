@@ -17,8 +17,8 @@ import yaml
 
 from services.jobs.database import open_database
 from services.jobs.keys import Keys, Scope
+from tests.conftest import free_port
 from tests.services.served import ROOT, until
-from tests.services.test_outside import free_port
 
 CONFIG = ROOT / "deploy" / "serve.yaml"
 
