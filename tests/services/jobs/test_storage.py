@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import urllib.request
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from services.jobs.storage import Storage, StorageError
+from tests.conftest import free_port
 from tests.services.jobs.test_states import together
+from tests.services.served import until
 from tests.visage_core.test_results import PROMPTS, measured
 from visage_core.grid import ORIGIN, Point
 from visage_core.results import Results
@@ -25,14 +28,23 @@ Machine = Callable[[str], Storage]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A server that speaks S3, by the options of a URL that lead to it."""
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    create = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
-    urllib.request.urlopen(create, timeout=10).close()
+    """A server that speaks S3, by the options of a URL that lead to it. It has a process of its own: vLLM looks
+    through all modules of its process when it starts, and stumbles over Flask's."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
+    )
+    until(lambda: server.poll() is not None or _is_made(f"http://127.0.0.1:{port}/bucket"))
     yield f"endpoint_override=http://127.0.0.1:{port}&scheme=http"
-    server.stop()
+    server.terminate()
+    server.wait(timeout=10)
+
+
+def _is_made(bucket: str) -> bool:
+    try:
+        return httpx.put(bucket, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture
