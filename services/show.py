@@ -89,12 +89,16 @@ def comparison(document: dict[str, Any]) -> None:
     baseline = Path(document["baseline"]["model"]).name
     for model in document["models"]:
         for landscape_ in model["landscapes"]:
-            table = Table("score", "difference", "95 % interval", "p", title=f"{Path(model['model']).name} - {baseline}")
+            table = Table(
+                "score", "difference", "95 % interval", "p", title=f"{Path(model['model']).name} - {baseline}"
+            )
             for name, apart in landscape_["differences"].items():
                 if apart is not None:
                     digits = 3 if name.startswith("basin") else 1
                     value = f"{apart['value']:+.{digits}f}"
-                    table.add_row(name.replace("_", " "), value, _between(apart, digits), f"{apart['p_value']:.2g}")
+                    table.add_row(
+                        name.replace("_", " "), value, _between(apart, digits), f"{apart['p_value']:.2g}"
+                    )
             if len(model["landscapes"]) > 1:
                 source = landscape_["prompts"]
                 out.rule(f"{source['source']}, system prompt {source['system']}")
@@ -111,9 +115,13 @@ def search(document: dict[str, Any], folder: Path) -> None:
         table.add_row(name, f"{value:.4f}", between, style="bold")
     out.print(table)
     lost = sum(trial["radius"] is not None for trial in document["trials"])
-    out.print(f"{len(document['trials'])} candidates, {lost} of them left the basin. Radii are shares of the norm of")
+    out.print(
+        f"{len(document['trials'])} candidates, {lost} of them left the basin. Radii are shares of the norm of"
+    )
     out.print("all weights; those above are measured with all prompts.")
-    out.print(f"Found: {json.dumps(document['found']['direction'])}", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"Found: {json.dumps(document['found']['direction'])}", markup=False, highlight=False, soft_wrap=True
+    )
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -16,6 +16,7 @@ from visage_core.checkpoints import Checkpoint, CheckpointError, TensorFiles, so
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+COPY = ".base_layer.weight"
 # PEFT's settings that make a LoRA something else than an addition of B A to weights.
 OTHER_KINDS = {
     "use_dora": False,
@@ -44,9 +45,11 @@ class Adapter(Mapping[str, torch.Tensor]):
     Kalajdzievski 2023). The products are never all in memory.
     """
 
-    def __init__(self, path: Path, files: TensorFiles, factors: dict[str, _Factors]) -> None:
+    def __init__(
+        self, path: Path, files: TensorFiles, factors: dict[str, _Factors], copies: dict[str, str]
+    ) -> None:
         self.path = path
-        self._files, self._factors = files, factors
+        self._files, self._factors, self._copies = files, factors, copies
 
     @classmethod
     def open(cls, path: Path, field: str = "adapter") -> Adapter:
@@ -59,9 +62,13 @@ class Adapter(Mapping[str, torch.Tensor]):
                 field, f"{path / WEIGHTS} cannot be read: {error}", "Save the adapter as safetensors"
             ) from None
         factors: dict[str, _Factors] = {}
+        copies: dict[str, str] = {}  # of the model's own weights, which PEFT keeps with embeddings' factors
         odd = []
         for name in files:
             found = re.fullmatch(r"(.+)\.lora_(embedding_)?(A|B)(\.weight)?", name.removeprefix(PREFIX))
+            if found is None and name.endswith(COPY):
+                copies[name.removeprefix(PREFIX).removesuffix(COPY) + ".weight"] = name
+                continue
             if found is None:
                 odd.append(name)
                 continue
@@ -80,15 +87,21 @@ class Adapter(Mapping[str, torch.Tensor]):
                 f"{some(odd) or 'none at all'}",
                 "Use a plain LoRA adapter, or merge it and interpolate to the merged model",
             )
-        return cls(path, files, factors)
+        return cls(path, files, factors, copies)
 
     def require_fits(self, base: Checkpoint, field: str) -> None:
-        """Raise CheckpointError unless every weight that it changes is one of `base`'s, of that shape."""
+        """Raise CheckpointError unless every weight that it changes is one of `base`'s, of that shape, and
+        those that it was trained beside are `base`'s own."""
         wrong = [n for n in self if n not in base.tensors or base.tensors[n].shape != self.shape(n)]
+        wrong += [
+            name
+            for name, copy in self._copies.items()
+            if name not in base.tensors or not torch.equal(base.weights[name], self._files[copy])
+        ]
         if wrong:
             raise CheckpointError(
                 field,
-                f"{self.path} changes weights that {base.path} lacks or has in another shape: {some(wrong)}",
+                f"{self.path} changes weights that {base.path} lacks, or has otherwise: {some(wrong)}",
                 "Use an adapter of this very model",
             )
 

@@ -7,6 +7,7 @@ have. Points are always those of the spec's grid: the edge is found to the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _cells(spec: LandscapeSpec) -> list[Cell]:
     if spec.second_axis is None:
         return []
     across, along = _coarse(spec.second_axis), _coarse(spec.axis)
-    pairs = [list(zip(steps, steps[1:], strict=False)) for steps in (across, along)]
+    pairs = [list(pairwise(steps)) for steps in (across, along)]
     return [(*row, *column) for row in pairs[0] for column in pairs[1]]
 
 

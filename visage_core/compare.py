@@ -42,9 +42,9 @@ def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
 
 
 def require_same_spec(one: Landscape, other: Landscape) -> None:
-    """Raise NotComparableError unless both specs differ in nothing but the model, and what changes no result."""
-    documents = [landscape.spec.model_dump(mode="json", exclude=FREE) for landscape in (one, other)]
-    if changes := differences(*documents):
+    """Raise NotComparableError unless both specs differ in the model alone, and in what changes no result."""
+    here, there = (landscape.spec.model_dump(mode="json", exclude=FREE) for landscape in (one, other))
+    if changes := differences(here, there):
         raise NotComparableError(
             "landscapes", f"they were measured in different ways: {'; '.join(changes)}", "Measure both alike"
         )

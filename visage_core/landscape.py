@@ -50,7 +50,7 @@ class Surface:
         return ~np.isnan(self.asr)
 
     def with_asr(self, values: Floats) -> Floats:
-        """Other ASRs for the measured points, in their order row by row, as an array of the surface's shape."""
+        """Other ASRs for the measured points, row by row, as an array of the surface's shape."""
         full = np.full(self.asr.shape, np.nan)
         full[self.measured] = values
         return full
@@ -75,7 +75,7 @@ class Landscape:
 
     @cached_property
     def expected(self) -> list[Point]:
-        """Every point that the spec asks for; of an adaptive sweep, those that it asks for by what is known."""
+        """Every point that the spec asks for; of an adaptive sweep, by what is known so far."""
         if self.spec.adaptive:
             return wanted(self.spec, {point: row["asr"] for point, row in self.rows.items()})
         return points(self.spec)
@@ -219,8 +219,8 @@ class Landscape:
             notes.append("One direction: the intervals tell of the prompts alone, not of other directions.")
         if self.spec.adaptive:
             notes.append(
-                "Adaptive: measured where the edge of the basin is. VISAGE and mean safety are means over an even "
-                "grid, and not given."
+                "Adaptive: measured where the edge of the basin is. VISAGE and mean safety are means over an "
+                "even grid, and not given."
             )
         elif near := [value for value in measured if value is not None and NEARLY < value < metrics.S_MAX]:
             notes.append(

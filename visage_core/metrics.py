@@ -156,7 +156,9 @@ def steepness(coordinates: Sequence[float], curve: Floats, threshold: float) -> 
     for edge, is_open, step in ((found.low, found.open_low, -1), (found.high, found.open_high, 1)):
         if not is_open:
             # The edge lies in the step that ends at the first point beyond it.
-            outer = int(np.searchsorted(x, edge, side="right")) if step > 0 else int(np.searchsorted(x, edge)) - 1
+            outer = (
+                int(np.searchsorted(x, edge, side="right")) if step > 0 else int(np.searchsorted(x, edge)) - 1
+            )
             inner = outer - step
             slopes.append((curve[outer] - curve[inner]) / abs(x[outer] - x[inner]))
     return float(np.mean(slopes)) if slopes else float("nan")

@@ -170,7 +170,9 @@ def _plane_figure(landscape: Landscape, places: list[dict[str, Any]], style: Sty
 def _marks(spec: LandscapeSpec, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The models that lie on the plane, and the checkpoints of a trajectory, as points of a scatter trace."""
     assert spec.second_axis is not None
-    marks: list[dict[str, Any]] = [{"x": [0], "y": [0], "name": "the model", "marker": {"color": DARK, "size": 9}}]
+    marks: list[dict[str, Any]] = [
+        {"x": [0], "y": [0], "name": "the model", "marker": {"color": DARK, "size": 9}}
+    ]
     second_is_moved = spec.second_axis.orthogonal  # then its model is not on the plane any more
     ends = [(spec.axis, 1, 0)] + ([] if second_is_moved else [(spec.second_axis, 0, 1)])
     for axis, x, y in ends:
@@ -178,8 +180,8 @@ def _marks(spec: LandscapeSpec, places: list[dict[str, Any]]) -> list[dict[str, 
             marker = {"color": DARK, "size": 10, "symbol": "diamond" if x else "square"}
             marks.append({"x": [x], "y": [y], "name": axis.direction.label, "marker": marker})
     if places:
-        x, y = ([place[name] for place in places] for name in ("alpha", "beta"))
-        marks.append({"x": x, "y": y, **_trajectory(places)})
+        at = {axis: [place[name] for place in places] for axis, name in (("x", "alpha"), ("y", "beta"))}
+        marks.append(at | _trajectory(places))
     return [{"mode": "markers", **mark} for mark in marks]
 
 

@@ -36,7 +36,9 @@ def import_direction(source: Path, target: Path, steps: int, multiplier: float) 
         raise CheckpointError("source", f"{source} holds no tensors by name", "Give a dirs*.pt")
     odd = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if odd:
-        raise CheckpointError("source", f"{source} has values that are no numbers: {some(odd)}", "Make it again")
+        raise CheckpointError(
+            "source", f"{source} has values that are no numbers: {some(odd)}", "Make it again"
+        )
     scale = steps / multiplier
     moved = {
         name: tensor.to(torch.float32).mul(scale).contiguous().clone()

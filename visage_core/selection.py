@@ -64,6 +64,9 @@ class Selection:
             )
 
 
+EVERYTHING = Selection()
+
+
 def layer_of(name: str) -> int | None:
     """The number of the layer that a tensor belongs to, counted from 0; None for those of no layer."""
     found = _LAYER_OF.search(name)

@@ -11,7 +11,7 @@ import torch
 
 from visage_core.adapters import Adapter
 from visage_core.checkpoints import Checkpoint, TensorFiles
-from visage_core.selection import Selection
+from visage_core.selection import EVERYTHING, Selection
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TensorSource:
     path: str
     kind: Literal["direction", "checkpoint", "adapter"]
     digest: str = ""
-    selection: Selection = Selection()
+    selection: Selection = EVERYTHING
 
     @property
     def endpoint(self) -> bool:
@@ -40,7 +40,7 @@ class TensorSource:
             tensors = TensorFiles.of(path)
         else:
             tensors = Checkpoint.open(path).weights if self.kind == "checkpoint" else Adapter.open(path)
-        return tensors if self.selection == Selection() else _Selected(tensors, self.selection)
+        return tensors if self.selection == EVERYTHING else _Selected(tensors, self.selection)
 
 
 class _Selected(Mapping[str, torch.Tensor]):

@@ -124,7 +124,7 @@ class CombinationDirection(Movement):
     seeds: tuple[Seed, ...] = Field(min_length=1, max_length=64, description="What is added up.")
     weights: tuple[float, ...] = Field(min_length=1, description="The share of each seed.")
     norm: Norm = Field(default="layer", description="As of random directions.")
-    leave_out: Parts = RandomDirection.model_fields["leave_out"]
+    leave_out: Parts = Field(default=("norms",), description="As of random directions.")
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
@@ -144,12 +144,25 @@ Direction = (
     | CombinationDirection
 )
 # By the field that only this kind has, where a document does not say what kind it is.
-KINDS = {"to": "interpolation", "adapter": "adapter", "end": "difference", "file": "file"} | {
-    "weights": "combination"
+KINDS = {
+    "to": "interpolation",
+    "adapter": "adapter",
+    "end": "difference",
+    "file": "file",
+    "weights": "combination",
 }
 BRANCHES = {"random", *KINDS.values()}
 # Coordinate 1 is a model of its own: the ranges show it, and what lies beyond.
 MODEL_AT_ONE = ("interpolation", "adapter", "difference")
+
+
+def _kind_of(direction: object) -> str:
+    """The kind of a direction, in a document or as a model."""
+    if isinstance(direction, dict):
+        return str(
+            direction.get("kind") or next((KINDS[name] for name in KINDS if name in direction), "random")
+        )
+    return str(getattr(direction, "kind", "random"))
 
 
 class Axis(Part):
@@ -170,11 +183,9 @@ class Axis(Part):
         if not isinstance(values, dict):
             return values
         direction = values.get("direction")
-        if isinstance(direction, dict) and "kind" not in direction:
-            kind = next((KINDS[name] for name in KINDS if name in direction), "random")
-            direction = {"kind": kind} | direction
-            values = values | {"direction": direction}
-        kind = direction.get("kind") if isinstance(direction, dict) else getattr(direction, "kind", None)
+        kind = _kind_of(direction)
+        if isinstance(direction, dict):
+            values = values | {"direction": {"kind": kind} | direction}
         high = 1.5 if kind in MODEL_AT_ONE else 0.5
         return {"low": -0.5, "high": high} | values
 
@@ -204,8 +215,8 @@ class SecondAxis(Axis):
     """The other axis of a plane."""
 
     orthogonal: bool = Field(
-        description="Make its direction orthogonal to the first axis', tensor by tensor, and rescale it. Unless "
-        "given, yes; no where a model lies at 1, which would not be there any more."
+        description="Make its direction orthogonal to the first axis', tensor by tensor, and rescale it. "
+        "Unless given, yes; no where a model lies at 1, which would not be there any more."
     )
 
     @model_validator(mode="before")
@@ -213,13 +224,7 @@ class SecondAxis(Axis):
     def _default_orthogonal(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("orthogonal") is not None:
             return values
-        direction = values.get("direction") or {}
-        if isinstance(direction, dict):
-            named = next((KINDS[name] for name in KINDS if name in direction), "random")
-            kind = direction.get("kind", named)
-        else:
-            kind = direction.kind
-        return values | {"orthogonal": kind not in MODEL_AT_ONE}
+        return values | {"orthogonal": _kind_of(values.get("direction")) not in MODEL_AT_ONE}
 
 
 class PromptSpec(Part):
@@ -312,7 +317,7 @@ class LandscapeSpec(Part):
     trajectory: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(),
         max_length=1_000,
-        description="Checkpoints, such as the steps of a finetuning, whose places along the axes are reckoned.",
+        description="Checkpoints, such as the steps of a finetuning, whose places on the axes are reckoned.",
     )
     order: Literal["coarse-to-fine", "snake"] = Field(
         default="coarse-to-fine",
@@ -321,8 +326,8 @@ class LandscapeSpec(Part):
     )
     adaptive: bool = Field(
         default=False,
-        description="Measure only where the edge of the basin is: its width, to the step of the axis, from far "
-        "fewer points. There is no VISAGE then, which is a mean over all.",
+        description="Measure only where the edge of the basin is: its width, to the step of the axis, from "
+        "far fewer points. There is no VISAGE then, which is a mean over all.",
     )
     prompts: tuple[PromptSpec, ...] = Field(
         default=(PromptSpec(),),
@@ -412,7 +417,9 @@ def spec_error(error: ValidationError) -> SpecError:
         problem += f", got {seen!r}"
     more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
     return SpecError(
-        ".".join(path) or "spec", problem + more, "`visage spec` prints every field with its meaning and default"
+        ".".join(path) or "spec",
+        problem + more,
+        "`visage spec` prints every field with its meaning and default",
     )
 
 

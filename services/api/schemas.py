@@ -205,7 +205,8 @@ class Summary(BaseModel):
     run: dict[str, Any]
     inputs: dict[str, Any]
     geometry: dict[str, Any] | None = Field(
-        default=None, description="How the directions lie to each other, and where a trajectory's checkpoints are."
+        default=None,
+        description="How the directions lie to each other, and where a trajectory's checkpoints are.",
     )
     spec: dict[str, Any]
 

@@ -41,9 +41,7 @@ def _points_a_second(model: Path, workers: int) -> float:
         "resources": {"workers": workers, "cores": 1},
     }
     times: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, open_runs(
-        [parse_spec(document)], [Path(folder)]
-    ) as (run,):
+    with tempfile.TemporaryDirectory() as folder, open_runs([parse_spec(document)], [Path(folder)]) as (run,):
         for progress in run:
             while len(times) < progress.done:
                 times.append(time.perf_counter())

@@ -19,7 +19,9 @@ def run(
     spec: Annotated[Path | None, typer.Option(help="A spec as JSON or YAML; options change it.")] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="The model at the origin: a path, hub id or bucket URL; repeat it to compare several."),
+        typer.Option(
+            help="The model at the origin: a path, hub id or bucket URL; repeat it to compare several."
+        ),
     ] = None,
     to: Annotated[str | None, typer.Option(help="Interpolate to this checkpoint.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Go along a LoRA adapter; at 1 it is merged.")] = None,
@@ -33,7 +35,9 @@ def run(
     norm: Annotated[str | None, typer.Option(help="layer, filter, global or none.")] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Move these tensors alone: attention, mlp, embeddings, layers:0-7, *.q_proj.*, ..."),
+        typer.Option(
+            help="Move these tensors alone: attention, mlp, embeddings, layers:0-7, *.q_proj.*, ..."
+        ),
     ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option(help="Leave these tensors as they are; norms unless given.")
@@ -49,7 +53,8 @@ def run(
         str | None, typer.Option(help="Measure a plane: the second axis leads to this checkpoint.")
     ] = None,
     trajectory: Annotated[
-        list[str] | None, typer.Option(help="Mark where this checkpoint lies; repeat it for a finetuning's steps.")
+        list[str] | None,
+        typer.Option(help="Mark where this checkpoint lies; repeat it for a finetuning's steps."),
     ] = None,
     adaptive: Annotated[
         bool | None,
@@ -169,7 +174,9 @@ def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, fini
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of runs on the same directions and prompts.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of runs on the same directions and prompts.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for comparison.json and the figure.")] = None,
 ) -> None:
     """Compare the scores of several models with those of the first: differences, intervals, p-values."""
@@ -279,7 +286,13 @@ def _direction(
     seeds: list[int] | None,
 ) -> dict[str, Any]:
     """The direction of a spec from the options that say what it is; nothing where none does."""
-    given = {"--to": to, "--adapter": adapter, "--difference": difference, "--direction": file, "--seed": seeds}
+    given = {
+        "--to": to,
+        "--adapter": adapter,
+        "--difference": difference,
+        "--direction": file,
+        "--seed": seeds,
+    }
     named = [option for option, value in given.items() if value]
     if len(named) > 1:
         raise SpecError("axis.direction", f"{' and '.join(named)} exclude each other", "Give one of them")

@@ -117,7 +117,7 @@ def outcome(landscape: Landscape, norms: Norms) -> dict[str, Any]:
 
 
 def _radii(landscape: Landscape, norms: Norms) -> dict[str, Any]:
-    """The radius of each direction, and their mean with its interval, as shares of the norm of the weights."""
+    """The radius of each direction, and their mean with its interval, as shares of the weights' norm."""
     far = share(landscape.spec, norms)
     score = landscape.score(MEASURES["basin_radius"])
     basins = [landscape.basin(one) for one in landscape.surfaces]
@@ -164,13 +164,10 @@ def _run_trials(
     class Count(tune.Callback):  # type: ignore[misc]
         """Tells how many candidates are measured."""
 
-        done = 0
+        def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
+            told("candidates", sum(one.status == "TERMINATED" for one in trials))
 
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self.done = sum(one.status == "TERMINATED" for one in trials)
-            told("candidates", self.done)
-
-    trainable = tune.with_resources(lambda config: trial(config), {"cpu": 0})
+    trainable = tune.with_resources(lambda config: trial(config), {"cpu": 0})  # noqa: PLW0108 - Tune wants a function
     space = _space(spec, norms)
     place = str(out / "tune")
     if tune.Tuner.can_restore(place):
@@ -197,7 +194,11 @@ def _run_trials(
         )
     results = tuner.fit()
     if results.errors:
-        raise SearchError("search", f"a candidate failed: {str(results.errors[0]).strip().splitlines()[-1]}", "See its log in tune/")
+        raise SearchError(
+            "search",
+            f"a candidate failed: {str(results.errors[0]).strip().splitlines()[-1]}",
+            "See its log in tune/",
+        )
     names = ("radius", "rank")
     return [{"config": one.config} | {name: one.metrics[name] for name in names} for one in results]
 
@@ -241,7 +242,11 @@ def _begin(spec: SearchSpec, results: Results) -> None:
 
 
 def _require_tune(spec: SearchSpec) -> None:
-    wanted = [] if spec.algorithm == "random" else ["optuna", *(["cmaes"] if spec.algorithm == "cmaes" else [])]
+    wanted = (
+        [] if spec.algorithm == "random" else ["optuna", *(["cmaes"] if spec.algorithm == "cmaes" else [])]
+    )
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise SearchError("algorithm", f"{' and '.join(missing)} is not installed", "pip install 'visage[search]'")
+        raise SearchError(
+            "algorithm", f"{' and '.join(missing)} is not installed", "pip install 'visage[search]'"
+        )

@@ -40,14 +40,15 @@ class SearchSpec(Part):
     @model_validator(mode="after")
     def _fit(self) -> Self:
         if self.algorithm not in ALGORITHMS[self.space]:
-            raise ValueError(
-                f"algorithm {self.algorithm} does not search {self.space}; use {' or '.join(ALGORITHMS[self.space])}"
-            )
+            fit = " or ".join(ALGORITHMS[self.space])
+            raise ValueError(f"algorithm {self.algorithm} does not search {self.space}; use {fit}")
         if self.landscape.second_axis is not None:
             raise ValueError("the landscape has a second axis; a direction is searched along one")
         direction = self.landscape.axis.direction
         if not isinstance(direction, RandomDirection) or direction.norm == "none":
-            raise ValueError("the landscape's direction has to be random and to have a norm, to tell how far it goes")
+            raise ValueError(
+                "the landscape's direction has to be random and to have a norm, to tell how far it goes"
+            )
         return self
 
     def along(self, direction: dict[str, Any], prompts: int | None = None, reach: int = 1) -> LandscapeSpec:

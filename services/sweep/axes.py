@@ -32,6 +32,7 @@ from visage_core.spec import (
     CombinationDirection,
     DifferenceDirection,
     FileDirection,
+    Norm,
     RandomDirection,
     SecondAxis,
 )
@@ -110,7 +111,7 @@ class Here:
                 seed: self._made(
                     axis,
                     random_values(seed, second_axis=bool(first)),
-                    self.base.tensors,
+                    list(self.base.tensors),
                     [seed, bool(first)],
                     _of(along, seed) if along else None,
                 )
@@ -118,17 +119,17 @@ class Here:
             }
         if isinstance(direction, CombinationDirection):
             values = combined_values(direction.seeds, direction.weights)
-            return self._made_each(axis, values, self.base.tensors, [], along)
+            return self._made_each(axis, values, list(self.base.tensors), [], along)
         files = {field: self.plan.files[f"{name}.direction.{field}"] for field in direction.FILES}
         paths = {field: self.fetch(folder) for field, folder in files.items()}
         digests = [folder.digest for folder in files.values()]
         if isinstance(direction, DifferenceDirection):
             start, end = (Checkpoint.open(paths[field]).weights for field in ("start", "end"))
             values = difference_values(start, end)
-            return self._made_each(axis, values, self.base.tensors, digests, along)
+            return self._made_each(axis, values, list(self.base.tensors), digests, along)
         if isinstance(direction, FileDirection):
             (file,) = files["file"].files
-            source = TensorSource(str(paths["file"] / file[0]), "direction", *digests)
+            source = TensorSource(str(paths["file"] / file[0]), "direction")
             tensors = source.open()
             return self._made_each(axis, stored_values(tensors), list(tensors), digests, along)
         kind, field = ("checkpoint", "to") if direction.kind == "interpolation" else ("adapter", "adapter")
@@ -155,7 +156,7 @@ class Here:
         self,
         axis: Axis,
         values: Values,
-        names: Sequence[str] | dict[str, Any],
+        names: Sequence[str],
         identity: list[Any],
         along: TensorSource | None,
     ) -> TensorSource:
@@ -168,7 +169,7 @@ class Here:
 
         def make() -> Iterator[tuple[str, torch.Tensor]]:
             first = None if along is None else OpenDirection.of(along)
-            norm = getattr(direction, "norm", "none")
+            norm: Norm = getattr(direction, "norm", "none")
             return direction_tensors(self.base, chosen, values, norm, first)
 
         path = cached_direction(self.base, chosen, whole, make, cache_dir() / "directions")

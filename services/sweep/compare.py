@@ -26,11 +26,16 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
     """Compare each folder's landscapes with those of the first; gives the document, and writes it and its
     figures into `out`. Raises NotComparableError."""
     landscapes = [load_landscapes(folder) for folder in folders]
-    prompts = [(Results(folder).read_json("inputs.json") or {}).get("sha256", {}).get("prompts") for folder in folders]
+    prompts = [
+        (Results(folder).read_json("inputs.json") or {}).get("sha256", {}).get("prompts")
+        for folder in folders
+    ]
     for folder, digests in zip(folders, prompts, strict=True):
         if digests != prompts[0]:
             raise NotComparableError(
-                "landscapes", f"{folder} was measured with other prompts than {folders[0]}", "Measure both alike"
+                "landscapes",
+                f"{folder} was measured with other prompts than {folders[0]}",
+                "Measure both alike",
             )
     names = [f"{Path(found[0].spec.model).name}" for found in landscapes]
     document = {

@@ -10,7 +10,14 @@ from safetensors import SafetensorError
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder
 from visage_core.adapters import CONFIG, WEIGHTS, Adapter
-from visage_core.checkpoints import Checkpoint, CheckpointError, TensorFiles, files_digest, require_same_tensors, some
+from visage_core.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    TensorFiles,
+    files_digest,
+    require_same_tensors,
+    some,
+)
 from visage_core.spec import Axis, LandscapeSpec
 
 
@@ -60,7 +67,7 @@ def _direction_file(path: Path, field: str, base: Checkpoint) -> Found:
     if wrong or not shapes:
         raise CheckpointError(
             field,
-            f"{path} has tensors that {base.path} lacks or has in another shape: {some(wrong) or 'none at all'}",
+            f"{path} has no tensors, or some that {base.path} lacks or has in another shape: {some(wrong)}",
             "Give a direction of this very model, by the names of its checkpoint's tensors",
         )
     return Found(path.parent, (path.name,), alone=True)

@@ -84,9 +84,7 @@ class Worker:
         self._cancelled.add(name)
 
     @_in_engine
-    def prepare(
-        self, name: str, plan: Plan, server: Any, cores: list[int] | None
-    ) -> list[Geometry] | None:
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> list[Geometry] | None:
         """Get ready for a job: bring its files and directions to this node, and start the engine unless
         it runs. Tells how the directions lie, where that is asked for. Raises InputError."""
         self._cancelled.discard(name)

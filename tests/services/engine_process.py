@@ -48,7 +48,9 @@ def _answer(request: dict[str, object], answers: Path) -> None:
 
 
 def _source(selection: dict[str, list[str]], **rest: str) -> TensorSource:
-    return TensorSource(**rest, selection=Selection(**{name: tuple(parts) for name, parts in selection.items()}))
+    return TensorSource(
+        **rest, selection=Selection(**{name: tuple(parts) for name, parts in selection.items()})
+    )
 
 
 if __name__ == "__main__":

@@ -144,7 +144,10 @@ def test_the_directions_of_a_plane_are_orthogonal_in_each_tensor(models: list[Pa
 
 
 def test_three_checkpoints_span_a_plane_with_all_of_them_on_it(models: list[Path]) -> None:
-    spec = {"axis": {"direction": {"to": str(models[1])}}, "second_axis": {"direction": {"to": str(models[2])}}}
+    spec = {
+        "axis": {"direction": {"to": str(models[1])}},
+        "second_axis": {"direction": {"to": str(models[2])}},
+    }
     plan = planned(models[0], **spec, trajectory=[str(model) for model in reversed(models)])
     made = here(plan).axes()
     check(at(models[0], made, Point(None, 1.0)), tensors(1))

@@ -96,14 +96,18 @@ def test_other_tensors_and_other_models_are_refused(tmp_path: Path) -> None:
     base, adapter, _ = trained(tmp_path, **KINDS["plain"])
     tensors = load_file(adapter / "adapter_model.safetensors")
     first = next(name for name in tensors if "lora_A" in name)
-    save_file(tensors | {"base_model.model.extra.weight": torch.ones(1)}, adapter / "adapter_model.safetensors")
+    save_file(
+        tensors | {"base_model.model.extra.weight": torch.ones(1)}, adapter / "adapter_model.safetensors"
+    )
     with pytest.raises(CheckpointError, match=r"no LoRA factors.*extra"):
         Adapter.open(adapter)
     other = {name.replace("layers.0", "layers.7"): tensor for name, tensor in tensors.items()}
     save_file(other, adapter / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=r"layers\.7"):
         Adapter.open(adapter).require_fits(base, "adapter")
-    save_file({name: t for name, t in tensors.items() if name != first}, adapter / "adapter_model.safetensors")
+    save_file(
+        {name: t for name, t in tensors.items() if name != first}, adapter / "adapter_model.safetensors"
+    )
     with pytest.raises(CheckpointError, match="no LoRA factors"):
         Adapter.open(adapter)
 

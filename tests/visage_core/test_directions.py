@@ -94,7 +94,9 @@ def test_filter_norms_are_those_of_each_row(shape: tuple[int, ...]) -> None:
     direction = random_tensor(0, "w", weight, "filter")
     torch.testing.assert_close(direction.norm(dim=-1), weight.norm(dim=-1))
     vector = random_tensor(0, "b", weight[1, 0] if weight.dim() > 2 else weight[1], "filter")
-    assert float(vector.norm()) == pytest.approx(float((weight[1, 0] if weight.dim() > 2 else weight[1]).norm()))
+    assert float(vector.norm()) == pytest.approx(
+        float((weight[1, 0] if weight.dim() > 2 else weight[1]).norm())
+    )
 
 
 def test_a_global_norm_is_that_of_all_weights_together(tmp_path: Path) -> None:

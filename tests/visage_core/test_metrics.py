@@ -14,8 +14,8 @@ from visage_core.metrics import (
     asr,
     basin,
     mean_safety,
-    visage,
     steepness,
+    visage,
     visage_cropped,
 )
 

@@ -16,7 +16,11 @@ from visage_core.reference import OutputError, import_direction, read_curve
 
 
 def test_a_file_of_steps_becomes_the_direction(tmp_path: Path) -> None:
-    direction = {"w": torch.tensor([[1.0, -2.0]]), "norm": torch.zeros(2), "h": torch.ones(2, dtype=torch.half)}
+    direction = {
+        "w": torch.tensor([[1.0, -2.0]]),
+        "norm": torch.zeros(2),
+        "h": torch.ones(2, dtype=torch.half),
+    }
     torch.save({name: tensor * 0.5 / 20 for name, tensor in direction.items()}, tmp_path / "dirs1.pt")
     count = import_direction(tmp_path / "dirs1.pt", tmp_path / "one.safetensors", steps=20, multiplier=0.5)
     found = load_file(tmp_path / "one.safetensors")
@@ -27,14 +31,14 @@ def test_a_file_of_steps_becomes_the_direction(tmp_path: Path) -> None:
 
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
-        return (Path("/tmp/visage-was-run").touch, ())  # noqa: S108
+        return (Path("/tmp/visage-was-run").touch, ())
 
 
 def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
     (tmp_path / "dirs1.pt").write_bytes(pickle.dumps({"w": Evil()}))
     with pytest.raises(CheckpointError, match="without running code"):
         import_direction(tmp_path / "dirs1.pt", tmp_path / "out.safetensors", 20, 1.0)
-    assert not Path("/tmp/visage-was-run").exists()  # noqa: S108
+    assert not Path("/tmp/visage-was-run").exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"w": torch.zeros(2)}, {"w": torch.tensor([torch.nan])}])
@@ -44,14 +48,16 @@ def test_what_is_no_direction_is_refused(tmp_path: Path, content: object) -> Non
         import_direction(tmp_path / "dirs1.pt", tmp_path / "out.safetensors", 20, 1.0)
 
 
-
-
 # Complied of ten at each step, the score that `safety_avg` gives for it, and the paper's; both by hand.
 # The code looks for edges from the left up to the middle and from the right down to it, both without it.
 CASES = [
     ([10, 10, 4, 0, 2, 10, 10], (60 + 100 + 80) / 3, 80.0),
     ([10, 4, 0, 0, 5], (60 + 100 + 100 + 50) / 4, 77.5),  # no edge on the right: it keeps that end
-    ([10, 5, 10, 0, 10, 10, 10], (50 + 0 + 100 + 0 + 0 + 0) / 6, 75.0),  # one on the left: half the plateau too
+    (
+        [10, 5, 10, 0, 10, 10, 10],
+        (50 + 0 + 100 + 0 + 0 + 0) / 6,
+        75.0,
+    ),  # one on the left: half the plateau too
     ([10, 10, 0, 10, 10], 100 / 5, 100.0),  # an edge at the middle is not seen: the plateau counts
     ([10, 10, 10, 10, 10], 0.0, 0.0),
 ]

@@ -36,7 +36,9 @@ NAMES = [
         (("layers:0",), ("mlp", "norms", "biases"), [5]),
     ],
 )
-def test_groups_layers_and_patterns(only: tuple[str, ...], leave_out: tuple[str, ...], numbers: object) -> None:
+def test_groups_layers_and_patterns(
+    only: tuple[str, ...], leave_out: tuple[str, ...], numbers: object
+) -> None:
     assert Selection(only, leave_out).of(NAMES) == [NAMES[number] for number in numbers]
 
 

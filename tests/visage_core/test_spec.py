@@ -125,12 +125,20 @@ def test_every_order_visits_the_same_points(order: str, random: bool) -> None:
 
 @pytest.mark.parametrize(
     ("direction", "orthogonal"),
-    [({"to": "o"}, False), ({"adapter": "o"}, False), ({"seeds": [1]}, True), ({"file": "o.safetensors"}, True)],
+    [
+        ({"to": "o"}, False),
+        ({"adapter": "o"}, False),
+        ({"seeds": [1]}, True),
+        ({"file": "o.safetensors"}, True),
+    ],
 )
 def test_a_second_direction_is_made_orthogonal_unless_a_model_lies_on_it(
     direction: dict[str, object], orthogonal: bool
 ) -> None:
-    assert spec(axis={"direction": TO}, second_axis={"direction": direction}).second_axis.orthogonal is orthogonal
+    assert (
+        spec(axis={"direction": TO}, second_axis={"direction": direction}).second_axis.orthogonal
+        is orthogonal
+    )
     forced = spec(axis={"direction": TO}, second_axis={"direction": direction, "orthogonal": not orthogonal})
     assert forced.second_axis.orthogonal is not orthogonal
 
@@ -139,7 +147,12 @@ def test_an_experiment_is_a_spec_for_each_model() -> None:
     found = parse_experiment({"models": ["a", "b"], "axis": {"points": 5}})
     assert [(one.model, one.axis.points) for one in found] == [("a", 5), ("b", 5)]
     assert [one.model for one in parse_experiment({"model": "a"})] == ["a"]
-    for wrong in ({"models": ["a"]}, {"models": ["a", "a"]}, {"models": "a"}, {"model": "a", "models": ["b", "c"]}):
+    for wrong in (
+        {"models": ["a"]},
+        {"models": ["a", "a"]},
+        {"models": "a"},
+        {"model": "a", "models": ["b", "c"]},
+    ):
         with pytest.raises(SpecError, match="models"):
             parse_experiment(wrong)
 

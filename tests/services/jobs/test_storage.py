@@ -28,8 +28,8 @@ Machine = Callable[[str], Storage]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A server that speaks S3, by the options of a URL that lead to it. It has a process of its own: vLLM looks
-    through all modules of its process when it starts, and stumbles over Flask's."""
+    """A server that speaks S3, by the options of a URL that lead to it. It has a process of its own: vLLM
+    looks through all modules of its process when it starts, and stumbles over Flask's."""
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
