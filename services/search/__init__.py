@@ -1,1 +1,0 @@
-"""The worst case: the direction in which safety is lost soonest, looked for with Ray Tune."""
