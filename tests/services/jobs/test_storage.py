@@ -31,13 +31,14 @@ def s3() -> Iterator[str]:
     """A server that speaks S3, by the options of a URL that lead to it. It has a process of its own: vLLM
     looks through all modules of its process when it starts, and stumbles over Flask's."""
     port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
-    )
-    until(lambda: server.poll() is not None or _is_made(f"http://127.0.0.1:{port}/bucket"))
-    yield f"endpoint_override=http://127.0.0.1:{port}&scheme=http"
-    server.terminate()
-    server.wait(timeout=10)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: server.poll() is not None or _is_made(f"http://127.0.0.1:{port}/bucket"))
+            assert server.poll() is None, "the server did not start"
+            yield f"endpoint_override=http://127.0.0.1:{port}&scheme=http"
+        finally:
+            server.terminate()
 
 
 def _is_made(bucket: str) -> bool:
