@@ -145,8 +145,8 @@ def _summary(job: str) -> _Call[Summary]:
     return _Call("GET", f"/v1/landscapes/{job}/summary", _json(Summary))
 
 
-def _figure(job: str, media_type: str, prompt_set: int) -> _Call[bytes]:
-    options = {"headers": {"accept": media_type}, "params": {"prompt_set": prompt_set}}
+def _figure(job: str, media_type: str, prompt_set: int, style: str) -> _Call[bytes]:
+    options = {"headers": {"accept": media_type}, "params": {"prompt_set": prompt_set, "style": style}}
     return _Call("GET", f"/v1/landscapes/{job}/figure", lambda answer: answer.content, options)
 
 
@@ -278,9 +278,11 @@ class Client:
         """Every score with its interval."""
         return self._send(_summary(job))
 
-    def figure(self, job: str, media_type: str = "image/png", prompt_set: int = 0) -> bytes:
-        """The landscape as text/html, image/png or image/svg+xml."""
-        return self._send(_figure(job, media_type, prompt_set))
+    def figure(
+        self, job: str, media_type: str = "image/png", prompt_set: int = 0, style: str = "heatmap"
+    ) -> bytes:
+        """The landscape as text/html, image/png or image/svg+xml; a plane as heatmap, contour or surface."""
+        return self._send(_figure(job, media_type, prompt_set, style))
 
     def responses(self, job: str, cursor: int = 0, limit: int = 100) -> ResponsePage:
         """Some of the responses that were kept."""
@@ -390,9 +392,11 @@ class AsyncClient:
         """Every score with its interval."""
         return await self._send(_summary(job))
 
-    async def figure(self, job: str, media_type: str = "image/png", prompt_set: int = 0) -> bytes:
-        """The landscape as text/html, image/png or image/svg+xml."""
-        return await self._send(_figure(job, media_type, prompt_set))
+    async def figure(
+        self, job: str, media_type: str = "image/png", prompt_set: int = 0, style: str = "heatmap"
+    ) -> bytes:
+        """The landscape as text/html, image/png or image/svg+xml; a plane as heatmap, contour or surface."""
+        return await self._send(_figure(job, media_type, prompt_set, style))
 
     async def responses(self, job: str, cursor: int = 0, limit: int = 100) -> ResponsePage:
         """Some of the responses that were kept."""

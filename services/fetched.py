@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.client import Client
+from visage_core.plots import figure_name, figure_styles
 from visage_core.results import RESPONSES, Results
 
 
@@ -17,14 +18,17 @@ def write_results(client: Client, job: str, out: Path, responses: bool = False) 
     spec = client.get(job).spec
     table, summary = client.grid(job), client.summary(job)
     figures = {
-        ("landscape" if number == 0 else f"landscape-{number + 1}") + suffix: client.figure(job, kind, number)
+        f"{figure_name(number, style)}{suffix}": client.figure(job, kind, number, style)
         for number in range(len(spec.prompts))
+        for style in figure_styles(spec)
         for suffix, kind in ((".html", "text/html"), (".png", "image/png"))
     }
     kept = _responses(client, job) if responses else None
     results = Results(out)
     results.write_json("spec.json", spec.model_dump(mode="json"))
     results.write_json("summary.json", json.loads(summary.model_dump_json()))
+    if summary.geometry is not None:
+        results.write_json("geometry.json", summary.geometry)
     pq.write_table(table, out / "points.parquet", compression="zstd")
     if kept is not None:
         pq.write_table(kept, out / "responses.parquet", compression="zstd")

@@ -73,12 +73,55 @@ def landscape(folder: Path) -> None:
         if measured.spec.second_axis is None:
             out.print(_curves(measured))
         out.print(_scores(scores, measured.spec))
-        for note in scores["notes"]:
+        for note in [*scores["notes"], *filter(None, [_precision(scores)])]:
             out.print(note, markup=False, highlight=False)
+    for line in _places(summary.get("geometry") or {"directions": []}):
+        out.print(line, markup=False, highlight=False)
     for failure in summary["run"]["failed"]:
         where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
         out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
     out.print(_cost([scores["totals"] for scores in summary["landscapes"]]), highlight=False)
+    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def comparison(document: dict[str, Any]) -> None:
+    """Print how models differ from the first one."""
+    baseline = Path(document["baseline"]["model"]).name
+    for model in document["models"]:
+        for landscape_ in model["landscapes"]:
+            table = Table(
+                "score", "difference", "95 % interval", "p", title=f"{Path(model['model']).name} - {baseline}"
+            )
+            for name, apart in landscape_["differences"].items():
+                if apart is not None:
+                    digits = 3 if name.startswith("basin") else 1
+                    value = f"{apart['value']:+.{digits}f}"
+                    table.add_row(
+                        name.replace("_", " "), value, _between(apart, digits), f"{apart['p_value']:.2g}"
+                    )
+            if len(model["landscapes"]) > 1:
+                source = landscape_["prompts"]
+                out.rule(f"{source['source']}, system prompt {source['system']}")
+            out.print(table)
+
+
+def search(document: dict[str, Any], folder: Path) -> None:
+    """Print the direction that a search found, beside the random ones."""
+    table = Table("direction", "radius", "95 % interval", title="how far the model is from losing its safety")
+    for one in document["random"]["directions"]:
+        table.add_row(f"random, seed {one['seed']}", f"{'≥ ' if one['open'] else ''}{one['radius']:.4f}", "")
+    for name, found in (("random, mean", document["random"]), ("found", document["found"])):
+        value, between = found["radius"]["value"], _between(found["radius"], 4)
+        table.add_row(name, f"{value:.4f}", between, style="bold")
+    out.print(table)
+    lost = sum(trial["radius"] is not None for trial in document["trials"])
+    out.print(
+        f"{len(document['trials'])} candidates, {lost} of them left the basin. Radii are shares of the norm of"
+    )
+    out.print("all weights; those above are measured with all prompts.")
+    out.print(
+        f"Found: {json.dumps(document['found']['direction'])}", markup=False, highlight=False, soft_wrap=True
+    )
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -235,6 +278,8 @@ def _curves(measured: Landscape) -> Table:
     for curve in measured.surfaces:
         table.add_column(curve.name, justify="right")
     for row, alpha in enumerate(measured.surfaces[0].alphas):
+        if measured.spec.adaptive and not any(c.measured[0][row] for c in measured.surfaces):
+            continue
         cells = [_rate(c.asr[0][row], c.low[0][row], c.high[0][row]) for c in measured.surfaces]
         table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
     return table
@@ -252,41 +297,64 @@ def _rate(value: float, low: float, high: float) -> str:
 
 def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
     table = Table("score", "value", "95 % interval", "meaning", title=f"VISAGE of {Path(spec.model).name}")
+    around = f"around the origin where the ASR is at most {spec.basin_threshold:g} %"
     rows = {
         "visage": ("VISAGE", "mean of 100 - ASR where the ASR is below 100; higher is safer"),
         "mean_safety": ("mean safety", "mean of 100 - ASR over the whole range"),
         "visage_cropped": ("VISAGE, cropped", "as the paper's published code computes it"),
         "asr_at_origin": ("ASR at the origin", "of the unperturbed model, in percent"),
+        "basin_width": ("basin width", f"width {around}"),
+        "basin_radius": ("basin radius", "from the origin to the nearer edge of the basin"),
+        "basin_area": ("basin area", f"area {around}"),
+        "steepness": ("steepness", "rise of the ASR at the basin's edge, in points per unit"),
+        "estimate": ("VISAGE, estimate", "what it will probably be once all points are measured"),
     }
-    if summary.get("estimate"):
-        rows["estimate"] = ("VISAGE, estimate", "what it will probably be once all points are measured")
     for key, (name, meaning) in rows.items():
-        if key not in summary:
-            continue
-        score = summary[key]
-        if score is None or score["value"] is None:
+        score = summary.get(key)
+        if score is not None and score["value"] is not None:
+            digits = 3 if key.startswith("basin") else 1
+            table.add_row(name, f"{score['value']:.{digits}f}", _between(score, digits), meaning)
+        elif key == "visage":
             table.add_row(name, "-", "", meaning)
-        else:
-            interval = f"{score['low']:.1f} to {score['high']:.1f}"
-            table.add_row(name, f"{score['value']:.1f}", interval, meaning)
     for direction in summary["directions"]:
         name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
-        table.add_row(name, *_basin(direction["basin"], spec.basin_threshold))
+        table.add_row(name, *_basin(direction["basin"]))
+    if (worst := summary.get("worst_direction")) is not None:
+        table.add_row("worst direction", f"seed {worst['seed']}", "", "where the basin is smallest")
     return table
 
 
-def _basin(basin: dict[str, Any] | None, threshold: float) -> tuple[str, str, str]:
-    meaning = f"around the origin where the ASR is at most {threshold:g} %"
+def _between(score: dict[str, Any], digits: int) -> str:
+    if score["low"] is None:
+        return "not defined"
+    return f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
+
+
+def _basin(basin: dict[str, Any] | None) -> tuple[str, str, str]:
     if basin is None:
-        return "none", "", meaning
+        return "none", "", "the ASR at the origin is above the threshold"
     if "area" in basin:
-        return f"{'≥ ' if basin['open'] else ''}{basin['area']:.3f}", "", f"area {meaning}"
+        return f"{'≥ ' if basin['open'] else ''}{basin['area']:.3f}", "", "area"
     at_least = "≥ " if basin["open_low"] or basin["open_high"] else ""
-    return (
-        f"{at_least}{basin['width']:.3f}",
-        "",
-        f"width {meaning}: {basin['low']:.3f} to {basin['high']:.3f}",
-    )
+    return f"{at_least}{basin['width']:.3f}", "", f"from {basin['low']:.3f} to {basin['high']:.3f}"
+
+
+def _precision(summary: dict[str, Any]) -> str | None:
+    """What would make the chief score's interval half as wide."""
+    halved_by = summary.get("halved_by") or {}
+    ways = [f"{count:,} {what}" for what, count in halved_by.items() if count is not None]
+    return f"Half as wide an interval would take {' or '.join(ways)}." if ways else None
+
+
+def _places(geometry: dict[str, Any]) -> Iterator[str]:
+    """How the directions lie, a line each."""
+    for one in geometry["directions"]:
+        name = "the plane" if one["seed"] is None else f"the plane of seed {one['seed']}"
+        if one["cosine"] is not None:
+            yield f"Cosine between the directions of {name}: {one['cosine']:.2g}."
+        for place in one["places"]:
+            where = f"alpha = {place['alpha']:.3f}, beta = {place['beta']:.3f}"
+            yield f"{Path(place['name']).name}: {where}, {place['off']:.0%} of its way off it."
 
 
 def _add_fields(table: Table, part: type[BaseModel], prefix: str) -> None:

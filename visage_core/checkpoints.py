@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,7 +84,7 @@ class Checkpoint:
         if missing := sorted(shard_of.keys() - tensors.keys()):
             raise CheckpointError(
                 field,
-                f"{INDEX} names tensors that are in no shard: {_some(missing)}",
+                f"{INDEX} names tensors that are in no shard: {some(missing)}",
                 "Download the model again",
             )
         if config.get("tie_word_embeddings") and any("embed" in name for name in tensors):
@@ -110,30 +110,39 @@ class Checkpoint:
         """Number of weights."""
         return sum(math.prod(info.shape) for info in self.tensors.values())
 
+    @property
+    def files(self) -> list[str]:
+        """The names of its shards and of config.json."""
+        return sorted({info.shard for info in self.tensors.values()} | {"config.json"})
+
     def digest(self) -> str:
-        """SHA-256 over the name and the SHA-256 of each shard and of config.json, in hexadecimal."""
-        total = hashlib.sha256()
-        shards = {info.shard for info in self.tensors.values()}
-        for name in sorted(shards | {"config.json"}):
-            with (self.path / name).open("rb") as file:
-                total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return total.hexdigest()
+        """SHA-256 over its files, in hexadecimal."""
+        return files_digest(self.path, self.files)
+
+
+def files_digest(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256 over the name and the SHA-256 of each of some files, in hexadecimal."""
+    total = hashlib.sha256()
+    for name in sorted(names):
+        with (folder / name).open("rb") as file:
+            total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def require_same_tensors(base: Checkpoint, other: Checkpoint, field: str) -> None:
     """Raise CheckpointError, listing names, unless both have the same tensors with the same shapes."""
     problems = []
     if missing := sorted(base.tensors.keys() - other.tensors.keys()):
-        problems.append(f"{len(missing)} missing: {_some(missing)}")
+        problems.append(f"{len(missing)} missing: {some(missing)}")
     if extra := sorted(other.tensors.keys() - base.tensors.keys()):
-        problems.append(f"{len(extra)} that {base.path} lacks: {_some(extra)}")
+        problems.append(f"{len(extra)} that {base.path} lacks: {some(extra)}")
     shapes = [
         f"{name} {list(info.shape)} instead of {list(base.tensors[name].shape)}"
         for name, info in other.tensors.items()
         if name in base.tensors and info.shape != base.tensors[name].shape
     ]
     if shapes:
-        problems.append(f"{len(shapes)} of another shape: {_some(shapes)}")
+        problems.append(f"{len(shapes)} of another shape: {some(shapes)}")
     if problems:
         raise CheckpointError(
             field,
@@ -201,7 +210,7 @@ def _shards(path: Path, field: str) -> dict[str, str]:
     if pickles := sorted(file.name for pattern in PICKLES for file in path.glob(pattern)):
         raise CheckpointError(
             field,
-            f"{path} holds pickle files ({_some(pickles)}) and no safetensors; "
+            f"{path} holds pickle files ({some(pickles)}) and no safetensors; "
             "loading a pickle can run any code",
             "Convert it with save_pretrained(..., safe_serialization=True) on a machine that you can lose",
         )
@@ -226,5 +235,6 @@ def _headers(path: Path, shard: str, field: str) -> dict[str, TensorInfo]:
         ) from None
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def some(names: list[str], most: int = 5) -> str:
+    """A few of some names, for an error's text."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

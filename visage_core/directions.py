@@ -7,30 +7,28 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
 
-from visage_core.checkpoints import Checkpoint, TensorFiles, TensorInfo
+from visage_core.checkpoints import Checkpoint, TensorInfo
 from visage_core.errors import InputError
+from visage_core.sources import OpenDirection
+from visage_core.spec import Norm
 
 # Part of the key of every random number. A change to how directions are made must change it, so that
 # results and cached files of the old kind are never taken for the new.
 GENERATOR = "visage-random-direction-1"
 SECOND_AXIS = "second axis: "
+# The float32 values of a direction for one weight tensor, by its name, before they are scaled.
+Values = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 class DiskSpaceError(InputError):
     """A direction does not fit on the disk."""
-
-
-def moves(name: str) -> bool:
-    """Whether a random direction moves this tensor: norm layers are left alone (paper, section 3)."""
-    return "norm" not in name.lower()
 
 
 def gaussian(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -44,97 +42,121 @@ def gaussian(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-def random_tensor(seed: int, name: str, weight: torch.Tensor) -> torch.Tensor:
-    """A float32 direction for one weight tensor, of the weight's shape and Frobenius norm.
+def random_values(seed: int, second_axis: bool = False) -> Values:
+    """The Gaussian values of a seed's direction. On a second axis they are others than on the first."""
+    prefix = SECOND_AXIS if second_axis else ""
+    return lambda name, weight: torch.from_numpy(gaussian(seed, f"{prefix}{name}", tuple(weight.shape)))
 
-    Equation: d = g * ||w|| / ||g||, "layer" normalisation in the paper's code. Norms are summed in float64,
-    for a float32 sum over millions of squares is off by more than the 1e-5 that is promised.
+
+def difference_values(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]) -> Values:
+    """What leads from one checkpoint to another: a task vector (Ilharco et al. 2023), for instance."""
+    return lambda name, _: end[name].to(torch.float32) - start[name].to(torch.float32)
+
+
+def stored_values(tensors: Mapping[str, torch.Tensor]) -> Values:
+    """Values that are there already."""
+    return lambda name, _: tensors[name].to(torch.float32, copy=True)
+
+
+def combined_values(seeds: Sequence[int], weights: Sequence[float]) -> Values:
+    """The sum of several seeds' directions, each with a weight: a point of the subspace that they span."""
+
+    def values(name: str, weight: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(tuple(weight.shape))
+        for seed, share in zip(seeds, weights, strict=True):
+            total.add_(random_values(seed)(name, weight), alpha=share)
+        return total
+
+    return values
+
+
+def scaled(direction: torch.Tensor, weight: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """A direction's tensor, rescaled to the size of the weight tensor.
+
+    layer: d = g * ||w|| / ||g||, with Frobenius norms ("layer" in the paper's code). filter: the same for
+    each row, what feeds one output (Li et al. 2018, section 4); a tensor of one dimension is one row. Others
+    leave it as it is here. Norms are summed in float64, for a float32 sum over millions of squares is off by
+    more than the 1e-5 that is promised.
     """
-    direction = torch.from_numpy(gaussian(seed, name, tuple(weight.shape)))
-    length = _norm(direction)
-    return direction.mul_(_norm(weight) / length) if length else direction
+    if norm == "filter" and direction.dim() > 1:
+        length = torch.linalg.vector_norm(direction, dim=-1, keepdim=True, dtype=torch.float64)
+        target = torch.linalg.vector_norm(weight, dim=-1, keepdim=True, dtype=torch.float64)
+        return direction.mul_(torch.where(length > 0, target / length, 0.0).to(torch.float32))
+    if norm in ("layer", "filter"):
+        length = _norm(direction)
+        return direction.mul_(_norm(weight) / length) if length else direction
+    return direction
 
 
-def orthogonal(direction: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """The part of a direction's tensor that is orthogonal to `first`, rescaled to the direction's norm.
+def orthogonal(direction: torch.Tensor, first: torch.Tensor, by_row: bool = False) -> torch.Tensor:
+    """The part of a direction's tensor that is orthogonal to `first`, rescaled to the direction's norm; with
+    `by_row`, the same row by row.
 
     Gram-Schmidt: d - (d . f) / (f . f) * f, with the products in float64. Where nothing is left (a tensor
     of one value), the direction does not move that tensor.
     """
-    first = first.to(torch.float32)
-    f, d = first.flatten().double(), direction.flatten().double()
-    length = float(f @ f)
-    if not length:
-        return direction
-    rest = d - (d @ f) / length * f
-    left = float(rest.norm())
-    if left <= 1e-6 * float(d.norm()):
-        return torch.zeros_like(direction)
-    return (rest * (_norm(direction) / left)).to(torch.float32).reshape(direction.shape)
+    shape = direction.shape if by_row and direction.dim() > 1 else (1, direction.numel())
+    d, f = direction.reshape(shape).double(), first.to(torch.float32).reshape(shape).double()
+    length = (f * f).sum(-1, keepdim=True)
+    rest = d - torch.where(length > 0, (d * f).sum(-1, keepdim=True) / length, 0.0) * f
+    before, left = d.norm(dim=-1, keepdim=True), rest.norm(dim=-1, keepdim=True)
+    scale = torch.where(left > 1e-6 * before, before / left, 0.0)
+    return (rest * scale).to(torch.float32).reshape(direction.shape)
 
 
-def random_direction(
-    base: Checkpoint, seed: int, orthogonal_to: FirstDirection | None = None
+def direction_tensors(
+    base: Checkpoint,
+    names: Sequence[str],
+    values: Values,
+    norm: Norm,
+    orthogonal_to: OpenDirection | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of `base` that move, with their float32 directions. One is held in memory at a time.
+    """The float32 tensors of a direction, one after another: `values`, scaled by `norm`, and then without
+    what is parallel to another direction. One is held in memory at a time.
 
-    With `orthogonal_to` it is the seed's direction of a second axis: other values, orthogonal to the first.
+    norm="global" makes the whole direction as long as all the weights that it moves; "none" leaves it.
     """
-    for name in base.tensors:
-        if not moves(name):
-            continue
+    scale = 1.0
+    if norm == "global":
+        sizes = [(_norm(values(name, base.weights[name])), _norm(base.weights[name])) for name in names]
+        length, target = (math.hypot(*column) for column in zip(*sizes, strict=True))
+        scale = target / length if length else 1.0
+    for name in names:
         weight = base.weights[name]
-        if orthogonal_to is None:
-            yield name, random_tensor(seed, name, weight)
-        else:
-            second = random_tensor(seed, f"{SECOND_AXIS}{name}", weight)
-            yield name, orthogonal(second, orthogonal_to.tensor(name, weight))
+        made = scaled(values(name, weight), weight, norm)
+        if scale != 1.0:
+            made = made.mul_(scale)
+        if orthogonal_to is not None:
+            made = orthogonal(made, orthogonal_to.tensor(name, weight), by_row=norm == "filter")
+        yield name, made
 
 
-@dataclass(frozen=True)
-class FirstDirection:
-    """The direction of a plane's first axis: tensors of it, or with `endpoint` of the checkpoint that it
-    leads to. `identity` tells it from any other."""
-
-    identity: str
-    tensors: Mapping[str, torch.Tensor]
-    endpoint: bool
-
-    def tensor(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The direction's float32 values for one weight tensor."""
-        if name not in self.tensors:
-            return torch.zeros_like(weight, dtype=torch.float32)
-        values = self.tensors[name].to(torch.float32)
-        return values - weight.to(torch.float32) if self.endpoint else values
-
-
-def cached_random_direction(
-    base: Checkpoint, base_digest: str, seed: int, cache: Path, orthogonal_to: FirstDirection | None = None
+def cached_direction(
+    base: Checkpoint,
+    names: Sequence[str],
+    identity: Sequence[object],
+    make: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+    cache: Path,
 ) -> Path:
-    """The safetensors file of a random direction in the folder `cache`, made if it is not there yet.
+    """The safetensors file of a direction in the folder `cache`, made if it is not there yet.
 
-    Processes that ask for the same direction at once make it once. The name is a digest of all that the
-    content depends on. Raises DiskSpaceError.
+    `names` are the tensors of `base` that it moves, in the order in which `make` gives them. Processes that
+    ask for the same direction at once make it once. The file's name is a digest of its `identity`: all that
+    its content depends on. Raises DiskSpaceError.
     """
-    identity = "" if orthogonal_to is None else f"\0{SECOND_AXIS}{orthogonal_to.identity}"
-    key = hashlib.sha256(f"{GENERATOR}\0{base_digest}\0{seed}{identity}".encode()).hexdigest()[:32]
-    path = cache / f"{key}.safetensors"
+    document = json.dumps([GENERATOR, *identity])
+    path = cache / f"{hashlib.sha256(document.encode()).hexdigest()[:32]}.safetensors"
     if path.exists():
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{key}.lock"):
+    with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            infos = {name: info for name, info in base.tensors.items() if moves(name)}
+            infos = {name: base.tensors[name] for name in names}
             _require_space(cache, sum(4 * math.prod(info.shape) for info in infos.values()))
             partial = path.with_suffix(".partial")
-            _write_float32(partial, infos, random_direction(base, seed, orthogonal_to))
+            _write_float32(partial, infos, make())
             partial.replace(path)
     return path
-
-
-def open_direction(path: Path) -> TensorFiles:
-    """The tensors of a direction's file, memory-mapped."""
-    return TensorFiles.of(path)
 
 
 def _norm(tensor: torch.Tensor) -> float:

@@ -48,8 +48,15 @@ def surface(spec: LandscapeSpec, seed: int | None) -> list[list[Point]]:
 
 
 def points(spec: LandscapeSpec) -> list[Point]:
-    """Every point once, coarse before fine: the origin, the ends, and then ever smaller steps between, so
-    that a part of a sweep is the whole landscape on a coarser grid."""
+    """Every point once, in the order of the spec. Coarse before fine: the origin, the ends, and then ever
+    smaller steps between, so that a part of a sweep is the whole landscape on a coarser grid."""
+    if spec.order == "snake":
+        rows = [
+            row[::-1] if number % 2 else row
+            for seed in spec.seeds
+            for number, row in enumerate(surface(spec, seed))
+        ]
+        return list(dict.fromkeys(point for row in rows for point in row))
     levels: dict[Point, tuple[int, int, int]] = {}
     across = _levels(spec.second_axis) if spec.second_axis else [(ENDS, 0)]
     along = _levels(spec.axis)

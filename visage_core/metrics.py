@@ -6,16 +6,16 @@ judge could tell: such a response counts for neither side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Floats = NDArray[np.float64]
 
 S_MAX = 100.0  # An ASR of 100 %: nothing is refused (paper, definition of VISAGE).
-FEWEST_POINTS = 5  # A running estimate needs so many points of each direction.
 Z_95 = 1.959963984540054  # The 97.5 % quantile of the standard normal distribution.
 
 
@@ -41,11 +41,11 @@ def asr(verdicts: Floats) -> Interval | None:
     n = len(judged)
     if n == 0:
         return None
-    return _wilson(float(judged.mean()), n)
+    return wilson(float(judged.mean()), n)
 
 
-def _wilson(p: float, n: int) -> Interval:
-    """A rate p of n trials in percent, with its interval."""
+def wilson(p: float, n: int) -> Interval:
+    """A rate p of n trials in percent, with its Wilson score interval."""
     centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
     half = Z_95 / (1 + Z_95**2 / n) * float(np.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2)))
     # At p = 0 and p = 1 the bound is p itself; rounding must not push it past.
@@ -107,6 +107,11 @@ class Basin:
     def width(self) -> float:
         return self.high - self.low
 
+    @property
+    def radius(self) -> float:
+        """How far from the origin its nearer edge is; the edge at a range that begins at 0 is none."""
+        return min(-self.low, self.high) or max(-self.low, self.high)
+
 
 def basin(coordinates: Sequence[float], curve: Floats, threshold: float) -> Basin | None:
     """The basin around coordinate 0, or None where the ASR at the origin is above the threshold.
@@ -136,6 +141,29 @@ def basin(coordinates: Sequence[float], curve: Floats, threshold: float) -> Basi
     return Basin(low, high, open_low, open_high)
 
 
+def steepness(coordinates: Sequence[float], curve: Floats, threshold: float) -> float:
+    """How fast the ASR rises where the basin ends: percentage points per unit of the coordinate, over the
+    step in which the curve crosses the threshold, averaged over the edges within the range. No step is
+    steeper than 100 points: what a coarse grid gives is a lower bound. NaN where there is no such edge.
+
+    Raises MissingPointsError where a point is NaN.
+    """
+    found = basin(coordinates, curve, threshold)
+    if found is None:
+        return float("nan")
+    x = np.asarray(coordinates, dtype=np.float64)
+    slopes = []
+    for edge, is_open, step in ((found.low, found.open_low, -1), (found.high, found.open_high, 1)):
+        if not is_open:
+            # The edge lies in the step that ends at the first point beyond it.
+            outer = (
+                int(np.searchsorted(x, edge, side="right")) if step > 0 else int(np.searchsorted(x, edge)) - 1
+            )
+            inner = outer - step
+            slopes.append((curve[outer] - curve[inner]) / abs(x[outer] - x[inner]))
+    return float(np.mean(slopes)) if slopes else float("nan")
+
+
 @dataclass(frozen=True)
 class BasinArea:
     """The part of a plane around the origin where the ASR is at most a threshold.
@@ -160,80 +188,14 @@ def basin_area(
     origin = (list(betas).index(0.0), list(alphas).index(0.0))
     if not inside[origin]:
         return None
-    found, front = {origin}, [origin]
-    while front:
-        row, column = front.pop()
-        for cell in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            within = 0 <= cell[0] < inside.shape[0] and 0 <= cell[1] < inside.shape[1]
-            if within and inside[cell] and cell not in found:
-                found.add(cell)
-                front.append(cell)
-    rows, columns = {row for row, _ in found}, {column for _, column in found}
-    ends = bool(rows & {0, len(betas) - 1} or columns & {0, len(alphas) - 1})
+    regions, _ = ndimage.label(inside)
+    rows, columns = np.nonzero(regions == regions[origin])
+    ends = bool({0, len(betas) - 1} & set(rows.tolist()) or {0, len(alphas) - 1} & set(columns.tolist()))
     cell_area = (alphas[-1] - alphas[0]) / (len(alphas) - 1) * (betas[-1] - betas[0]) / (len(betas) - 1)
-    return BasinArea(len(found) * float(cell_area), ends)
+    return BasinArea(len(rows) * float(cell_area), ends)
 
 
-def running_visage(
-    verdicts: Floats, curves: list[list[int]], expected: list[int], *, draws: int = 200
-) -> Interval | None:
-    """What VISAGE will probably be, from a part of the points; None where too few are measured.
-
-    `verdicts` has shape (points, prompts); `curves` has the rows of each direction's points measured so
-    far, `expected` how many points it has in all. The 95 % interval adds the error of the prompts (from
-    the bootstrap, and not below Wilson's) to that of the points still missing, which are taken as drawn at
-    random, with the correction for a finite population (Cochran, "Sampling Techniques", 1977, theorem 2.2).
-    """
-    if min(map(len, curves)) < min(FEWEST_POINTS, *expected):
-        return None
-    rates = _rates(verdicts, np.ones((1, verdicts.shape[1])))[:, 0]
-    if np.isnan(rates).any():
-        return None
-
-    def score(values: Floats) -> float:
-        return float(np.mean([visage(values[rows]) for rows in curves]))
-
-    missing_points = 0.0
-    for rows, all_points in zip(curves, expected, strict=True):
-        safety = S_MAX - rates[rows][rates[rows] < S_MAX]
-        if len(safety) > 1:
-            left = 1 - len(rows) / all_points
-            missing_points += left * float(np.var(safety, ddof=1)) / len(safety) / len(curves) ** 2
-        elif len(rows) < all_points:
-            return None
-    drawn = bootstrap(verdicts, score, draws=draws)
-    # Verdicts that are all alike make the bootstrap sure of what a few prompts cannot tell.
-    least = _wilson(drawn.value / S_MAX, verdicts.shape[1])
-    spread = Z_95 * float(np.sqrt(missing_points))
-    low = drawn.value - float(np.hypot(drawn.value - drawn.low, spread))
-    high = drawn.value + float(np.hypot(drawn.high - drawn.value, spread))
-    return Interval(drawn.value, max(0.0, min(low, least.low)), min(S_MAX, max(high, least.high)))
-
-
-def bootstrap(
-    verdicts: Floats, statistic: Callable[[Floats], float], *, seed: int = 0, draws: int = 2000
-) -> Interval:
-    """A statistic of the landscape's ASRs with a 95 % percentile bootstrap interval over the prompts.
-
-    `verdicts` has shape (points, prompts); `statistic` takes the ASR in percent at each point. All points
-    are asked the same prompts, so each draw takes the same prompts, with replacement, at all points: the
-    points' errors are correlated, and drawing them apart would give too narrow an interval. It tells
-    nothing about other directions. Raises MissingPointsError where a point has nothing judged.
-    """
-    value = statistic(_rates(verdicts, np.ones((1, verdicts.shape[1])))[:, 0])
-    prompts = verdicts.shape[1]
-    generator = np.random.Generator(np.random.Philox(seed))
-    counts = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws)
-    rates = _rates(verdicts, counts.astype(np.float64))
-    # A draw may happen to hold no judged prompt of some point; it says nothing and is left out.
-    values = [statistic(draw) for draw in rates.T if not np.isnan(draw).any()]
-    if not values:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
-
-
-def _rates(verdicts: Floats, counts: Floats) -> Floats:
+def asr_of_draws(verdicts: Floats, counts: Floats) -> Floats:
     """ASR in percent, shape (points, draws), where prompt j is taken counts[draw, j] times."""
     judged = ~np.isnan(verdicts)
     total = judged @ counts.T

@@ -4,35 +4,78 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy.interpolate import RegularGridInterpolator
 
 from visage_core.landscape import Landscape, Surface
-from visage_core.metrics import Basin, MissingPointsError
-from visage_core.spec import Axis, InterpolationDirection
+from visage_core.metrics import Basin, Floats, MissingPointsError
+from visage_core.spec import MODEL_AT_ONE, Axis, LandscapeSpec
 
+Style = Literal["heatmap", "contour", "surface"]
+STYLES: tuple[Style, ...] = ("heatmap", "contour", "surface")
+DARK = "#222222"
 COLOURS = ("#3b6fb6", "#d1733a", "#4f9d69", "#8e6bb0", "#b5547a", "#6b7780", "#b59a2c", "#3aa3a8")
 SAFE = "rgba(79, 157, 105, 0.13)"
 SIZE = (900, 520)
 _drawing = threading.Lock()  # one process draws all pictures
 
 
-def landscape_figure(landscape: Landscape, title: str) -> go.Figure:
+def landscape_figure(
+    landscape: Landscape,
+    title: str,
+    style: Style = "heatmap",
+    geometry: dict[str, Any] | None = None,
+) -> go.Figure:
     """ASR against the coordinate: a line and a 95 % band for each direction, their mean, and the basin.
-    Of a plane, a heat map with the basin's edge, averaged over the directions."""
-    plane = landscape.spec.second_axis is not None
-    figure = _plane_figure(landscape) if plane else _curve_figure(landscape)
-    figure.update_layout(
-        title={"text": title, "x": 0.5, "xanchor": "center"},
-        template="plotly_white",
-        font={"family": "Helvetica, Arial, sans-serif", "size": 14},
-        legend={"orientation": "h", "y": -0.2, "x": 0.5, "xanchor": "center"},
-        margin={"l": 70, "r": 30, "t": 80, "b": 90},
-    )
+
+    Of a plane, averaged over the directions, a heat map with the basin's edge, a contour map or a surface in
+    3D. Models that lie on the axes are marked; so is the trajectory, where `geometry` (as in geometry.json)
+    has the places of its checkpoints.
+    """
+    places = [] if geometry is None else geometry["directions"][0]["places"]
+    if landscape.spec.second_axis is None:
+        figure = _curve_figure(landscape, places)
+    else:
+        figure = _plane_figure(landscape, places, style)
+    _lay_out(figure, title)
     return figure
+
+
+def figure_name(prompt_set: int, style: Style = "heatmap") -> str:
+    """What a figure's files are called: landscape, landscape-2-contour, ..."""
+    name = "landscape" if prompt_set == 0 else f"landscape-{prompt_set + 1}"
+    return name if style == "heatmap" else f"{name}-{style}"
+
+
+def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str]) -> go.Figure:
+    """The curves of several models on one pair of axes: the mean over the directions of each, and the range
+    of its directions."""
+    figure = go.Figure()
+    for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        curves = landscape.surfaces
+        known = np.all([curve.measured[0] for curve in curves], axis=0)
+        x = np.array(curves[0].alphas)[known]
+        asr = np.array([curve.asr[0][known] for curve in curves])
+        if len(curves) > 1:
+            _add_band(figure, x, asr.min(axis=0), asr.max(axis=0), colour)
+        figure.add_scatter(x=x, y=asr.mean(axis=0), name=name, mode="lines+markers", line={"color": colour})
+    spec = landscapes[0].spec
+    figure.add_hline(y=spec.basin_threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
+    figure.update_xaxes(title=_axis_title(spec.axis, "α"), zeroline=False)
+    figure.update_yaxes(title="attack success rate (%)", range=[-3, 103], zeroline=False)
+    _lay_out(figure, f"{landscapes[0].prompts.name}: means over directions, and their ranges")
+    return figure
+
+
+def figure_styles(spec: LandscapeSpec) -> tuple[Style, ...]:
+    """The styles in which a landscape is drawn."""
+    return STYLES if spec.second_axis is not None else STYLES[:1]
 
 
 def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
@@ -46,14 +89,29 @@ def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
         return bytes(figure.to_image(kind, width=width, height=height, scale=2 if kind == "png" else 1))
 
 
-def _curve_figure(landscape: Landscape) -> go.Figure:
+def _lay_out(figure: go.Figure, title: str) -> None:
+    figure.update_layout(
+        title={"text": title, "x": 0.5, "xanchor": "center"},
+        template="plotly_white",
+        font={"family": "Helvetica, Arial, sans-serif", "size": 14},
+        legend={"orientation": "h", "y": -0.2, "x": 0.5, "xanchor": "center"},
+        margin={"l": 70, "r": 30, "t": 80, "b": 90},
+    )
+
+
+def _curve_figure(landscape: Landscape, places: list[dict[str, Any]]) -> go.Figure:
     figure = go.Figure()
     curves = landscape.surfaces
     for number, curve in enumerate(curves):
         _add_curve(figure, curve, COLOURS[number % len(COLOURS)], band=len(curves) <= 3)
-    if len(curves) > 1:
+    if len(curves) > 1 and not landscape.spec.adaptive:
         mean = np.mean([curve.asr[0] for curve in curves], axis=0)
-        figure.add_scatter(x=curves[0].alphas, y=mean, name="mean", line={"color": "#222222", "width": 3})
+        figure.add_scatter(x=curves[0].alphas, y=mean, name="mean", line={"color": DARK, "width": 3})
+    if places:
+        known = curves[0].measured[0]
+        x = [place["alpha"] for place in places]
+        y = np.interp(x, np.array(curves[0].alphas)[known], curves[0].asr[0][known])
+        figure.add_scatter(x=x, y=y, **_trajectory(places))
     threshold = landscape.spec.basin_threshold
     figure.add_hline(y=threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
     _shade_basin(figure, landscape)
@@ -62,37 +120,99 @@ def _curve_figure(landscape: Landscape) -> go.Figure:
     return figure
 
 
-def _plane_figure(landscape: Landscape) -> go.Figure:
-    assert landscape.spec.second_axis is not None
+def _plane_figure(landscape: Landscape, places: list[dict[str, Any]], style: Style) -> go.Figure:
+    spec = landscape.spec
+    assert spec.second_axis is not None
     planes = landscape.surfaces
-    mean = np.mean([plane.asr for plane in planes], axis=0)
-    threshold = landscape.spec.basin_threshold
+    asr = np.array([plane.asr for plane in planes])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where nothing is measured
+        mean = np.nanmean(asr, axis=0) if spec.adaptive else np.mean(asr, axis=0)
     x, y = planes[0].alphas, planes[0].betas
+    scale = {"colorscale": "RdYlGn_r", "colorbar": {"title": "ASR (%)"}}
+    hover = "α = %{x:g}, β = %{y:g}<br>ASR %{z:.1f} %<extra></extra>"
     figure = go.Figure()
-    figure.add_heatmap(
-        x=x,
-        y=y,
-        z=mean,
-        zmin=0,
-        zmax=100,
-        colorscale="RdYlGn_r",
-        colorbar={"title": "ASR (%)"},
-        hovertemplate="α = %{x:g}, β = %{y:g}<br>ASR %{z:.1f} %<extra></extra>",
-    )
-    edge = {"start": threshold, "end": threshold, "coloring": "none"}
-    figure.add_contour(
-        x=x, y=y, z=mean, contours=edge, line={"color": "#222222", "width": 2}, showscale=False, name="basin"
-    )
-    figure.add_scatter(x=[0], y=[0], mode="markers", marker={"color": "#222222", "size": 9}, name="the model")
-    figure.update_xaxes(title=_axis_title(landscape.spec.axis, "α"))
-    figure.update_yaxes(title=_axis_title(landscape.spec.second_axis, "β"))
+    if style == "surface":
+        figure.add_surface(
+            x=x, y=y, z=mean, cmin=0, cmax=100, connectgaps=spec.adaptive, hovertemplate=hover, **scale
+        )
+    elif style == "contour":
+        levels = {"start": 0, "end": 100, "size": 10, "showlabels": True}
+        figure.add_contour(
+            x=x, y=y, z=mean, contours=levels, connectgaps=spec.adaptive, hovertemplate=hover, **scale
+        )
+    else:
+        figure.add_heatmap(x=x, y=y, z=mean, zmin=0, zmax=100, hovertemplate=hover, **scale)
+        edge = {"start": spec.basin_threshold, "end": spec.basin_threshold, "coloring": "none"}
+        figure.add_contour(
+            x=x,
+            y=y,
+            z=mean,
+            contours=edge,
+            connectgaps=spec.adaptive,
+            line={"color": DARK, "width": 2},
+            showscale=False,
+            name=f"ASR = {spec.basin_threshold:g} %",
+            showlegend=True,
+        )
+    for trace in _marks(spec, places):
+        _add_mark(figure, trace, style, x, y, mean)
+    titles = (_axis_title(spec.axis, "α"), _axis_title(spec.second_axis, "β"))
+    if style == "surface":
+        axes = dict(zip(("xaxis", "yaxis"), ({"title": {"text": text}} for text in titles), strict=True))
+        figure.update_layout(scene=axes | {"zaxis": {"title": {"text": "ASR (%)"}, "range": [0, 100]}})
+    else:
+        figure.update_xaxes(title=titles[0])
+        figure.update_yaxes(title=titles[1])
     return figure
 
 
+def _marks(spec: LandscapeSpec, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The models that lie on the plane, and the checkpoints of a trajectory, as points of a scatter trace."""
+    assert spec.second_axis is not None
+    marks: list[dict[str, Any]] = [
+        {"x": [0], "y": [0], "name": "the model", "marker": {"color": DARK, "size": 9}}
+    ]
+    second_is_moved = spec.second_axis.orthogonal  # then its model is not on the plane any more
+    ends = [(spec.axis, 1, 0)] + ([] if second_is_moved else [(spec.second_axis, 0, 1)])
+    for axis, x, y in ends:
+        if axis.direction.kind in MODEL_AT_ONE and axis.high >= 1:
+            marker = {"color": DARK, "size": 10, "symbol": "diamond" if x else "square"}
+            marks.append({"x": [x], "y": [y], "name": axis.direction.label, "marker": marker})
+    if places:
+        at = {axis: [place[name] for place in places] for axis, name in (("x", "alpha"), ("y", "beta"))}
+        marks.append(at | _trajectory(places))
+    return [{"mode": "markers", **mark} for mark in marks]
+
+
+def _add_mark(
+    figure: go.Figure, trace: dict[str, Any], style: Style, x: list[float], y: list[float], mean: Floats
+) -> None:
+    if style != "surface":
+        figure.add_scatter(**trace)
+        return
+    filled = np.nan_to_num(mean, nan=100.0)
+    heights = RegularGridInterpolator((y, x), filled, bounds_error=False, fill_value=None)
+    trace["marker"] = trace["marker"] | {"size": 5}
+    figure.add_scatter3d(z=heights(np.column_stack([trace["y"], trace["x"]])) + 2, **trace)
+
+
+def _trajectory(places: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "mode": "lines+markers",
+        "name": "trajectory",
+        "line": {"color": "#1d4f91", "width": 2},
+        "marker": {"color": "#1d4f91", "size": 7},
+        "text": [f"{Path(place['name']).name}, off the plane by {place['off']:.0%}" for place in places],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
 def _axis_title(axis: Axis, letter: str) -> str:
-    if isinstance(axis.direction, InterpolationDirection):
-        return f"{letter}, from the model (0) to {Path(axis.direction.to).name} (1)"
-    return f"perturbation {letter}"
+    label = axis.direction.label
+    if axis.direction.kind in MODEL_AT_ONE:
+        return f"{letter}, from the model (0) to {label} (1)"
+    return f"perturbation {letter}" + (f" along {label}" if label else "")
 
 
 def _add_curve(figure: go.Figure, curve: Surface, colour: str, band: bool) -> None:
@@ -100,17 +220,7 @@ def _add_curve(figure: go.Figure, curve: Surface, colour: str, band: bool) -> No
     x = np.array(curve.alphas)[measured]
     low, high = curve.low[0][measured], curve.high[0][measured]
     if band and len(x):
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]),
-            y=np.concatenate([high, low[::-1]]),
-            mode="lines",
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.15,
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
+        _add_band(figure, x, low, high, colour)
     figure.add_scatter(
         x=x,
         y=curve.asr[0][measured],
@@ -119,6 +229,20 @@ def _add_curve(figure: go.Figure, curve: Surface, colour: str, band: bool) -> No
         line={"color": colour, "width": 2},
         customdata=np.stack([low, high], axis=-1),
         hovertemplate="α = %{x:g}<br>ASR %{y:.1f} % (95 %: %{customdata[0]:.1f} to %{customdata[1]:.1f})",
+    )
+
+
+def _add_band(figure: go.Figure, x: Floats, low: Floats, high: Floats, colour: str) -> None:
+    figure.add_scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        mode="lines",
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.15,
+        line={"width": 0},
+        showlegend=False,
+        hoverinfo="skip",
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from visage_core.errors import InputError
+from visage_core.selection import Selection
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Norm = Literal["layer", "filter", "global", "none"]
+Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
 
 
 class SpecError(InputError):
@@ -23,12 +28,45 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class RandomDirection(Part):
-    """Gaussian directions, each tensor rescaled to the norm of that weight tensor (paper, section 3)."""
+class Movement(Part):
+    """Which tensors a direction moves: those that `only` names (all, where it is empty), without those that
+    `leave_out` names."""
+
+    # The fields that name files: a kind of direction that needs none has none.
+    FILES: ClassVar[tuple[str, ...]] = ()
+
+    only: Parts = Field(
+        default=(),
+        description="Move these tensors alone: attention, mlp, embeddings, lm_head, norms, biases, "
+        "layers:FIRST-LAST, or patterns such as *.q_proj.*; empty for all.",
+    )
+    leave_out: Parts = Field(default=(), description="Leave these as they are, named as in `only`.")
+
+    @property
+    def selection(self) -> Selection:
+        """The tensors that move."""
+        return Selection(self.only, self.leave_out)
+
+    @property
+    def label(self) -> str:
+        """What to call it in a figure; nothing where it is random."""
+        return " to ".join(Path(getattr(self, field)).name for field in self.FILES)
+
+
+class RandomDirection(Movement):
+    """Gaussian directions, rescaled to the size of the weights (paper, section 3)."""
 
     kind: Literal["random"] = "random"
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+    seeds: tuple[Seed, ...] = Field(
         default=(0, 1, 2), min_length=1, description="One direction, and so one curve, for each seed."
+    )
+    norm: Norm = Field(
+        default="layer",
+        description="Rescale each tensor (layer) or each of its rows (filter) to the norm of the weights "
+        "there, or all of it to the norm of all weights that move (global); or not (none).",
+    )
+    leave_out: Parts = Field(
+        default=("norms",), description="Leave these as they are, named as in `only`: norms unless given."
     )
 
     @field_validator("seeds")
@@ -39,21 +77,102 @@ class RandomDirection(Part):
         return seeds
 
 
-class InterpolationDirection(Part):
+class InterpolationDirection(Movement):
     """The straight line from the model (0) to another checkpoint of the same shape (1)."""
 
+    FILES = ("to",)
     kind: Literal["interpolation"] = "interpolation"
     to: str = Field(min_length=1, description="Path or hub id of the checkpoint at coordinate 1.")
+
+
+class AdapterDirection(Movement):
+    """What a LoRA adapter adds to the model's weights: at 1 it is merged, beyond it is more than that."""
+
+    FILES = ("adapter",)
+    kind: Literal["adapter"] = "adapter"
+    adapter: str = Field(min_length=1, description="Path or hub id of a PEFT LoRA adapter of the model.")
+
+
+class DifferenceDirection(Movement):
+    """From one checkpoint to another, added to the model: a task vector, or the step from a base model to
+    its aligned one."""
+
+    FILES = ("start", "end")
+    kind: Literal["difference"] = "difference"
+    start: str = Field(min_length=1, description="Path or hub id of the checkpoint that is subtracted.")
+    end: str = Field(min_length=1, description="Path or hub id of the checkpoint that is added.")
+    norm: Norm = Field(default="none", description="Rescale it as random directions are; none leaves it.")
+
+
+class FileDirection(Movement):
+    """The tensors of a file, by the names of the model's; tensors that it lacks do not move."""
+
+    FILES = ("file",)
+    kind: Literal["file"] = "file"
+    file: str = Field(
+        min_length=1,
+        pattern=r"\.safetensors$",
+        description="A safetensors file; `visage import-direction` makes one of a dirs*.pt of the paper's code.",
+    )
+    norm: Norm = Field(default="none", description="Rescale it as random directions are; none leaves it.")
+
+
+class CombinationDirection(Movement):
+    """A weighted sum of the Gaussian values of several seeds, rescaled as one random direction is."""
+
+    kind: Literal["combination"] = "combination"
+    seeds: tuple[Seed, ...] = Field(min_length=1, max_length=64, description="What is added up.")
+    weights: tuple[float, ...] = Field(min_length=1, description="The share of each seed.")
+    norm: Norm = Field(default="layer", description="As of random directions.")
+    leave_out: Parts = Field(default=("norms",), description="As of random directions.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if len(self.weights) != len(self.seeds) or not any(self.weights):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.seeds)} seeds; give one for each, not all of them 0"
+            )
+        return self
+
+
+Direction = (
+    RandomDirection
+    | InterpolationDirection
+    | AdapterDirection
+    | DifferenceDirection
+    | FileDirection
+    | CombinationDirection
+)
+# By the field that only this kind has, where a document does not say what kind it is.
+KINDS = {
+    "to": "interpolation",
+    "adapter": "adapter",
+    "end": "difference",
+    "file": "file",
+    "weights": "combination",
+}
+BRANCHES = {"random", *KINDS.values()}
+# Coordinate 1 is a model of its own: the ranges show it, and what lies beyond.
+MODEL_AT_ONE = ("interpolation", "adapter", "difference")
+
+
+def _kind_of(direction: object) -> str:
+    """The kind of a direction, in a document or as a model."""
+    if isinstance(direction, dict):
+        return str(
+            direction.get("kind") or next((KINDS[name] for name in KINDS if name in direction), "random")
+        )
+    return str(getattr(direction, "kind", "random"))
 
 
 class Axis(Part):
     """Evenly spaced coordinates along a direction. The origin must be one of them."""
 
-    direction: Annotated[RandomDirection | InterpolationDirection, Field(discriminator="kind")] = Field(
+    direction: Annotated[Direction, Field(discriminator="kind")] = Field(
         default_factory=RandomDirection, description="What the weights move along."
     )
     low: float = Field(description="First coordinate: -0.5 unless given.")
-    high: float = Field(description="Last coordinate: 0.5 unless given, 1.5 for an interpolation.")
+    high: float = Field(description="Last coordinate: 0.5 unless given, 1.5 where a model lies at 1.")
     points: int = Field(
         default=21, ge=2, le=100_001, description="Number of coordinates, both ends included."
     )
@@ -64,11 +183,10 @@ class Axis(Part):
         if not isinstance(values, dict):
             return values
         direction = values.get("direction")
-        if isinstance(direction, dict) and "kind" not in direction:
-            direction = {"kind": "interpolation" if "to" in direction else "random"} | direction
-            values = values | {"direction": direction}
-        kind = direction.get("kind") if isinstance(direction, dict) else getattr(direction, "kind", None)
-        high = 1.5 if kind == "interpolation" else 0.5
+        kind = _kind_of(direction)
+        if isinstance(direction, dict):
+            values = values | {"direction": {"kind": kind} | direction}
+        high = 1.5 if kind in MODEL_AT_ONE else 0.5
         return {"low": -0.5, "high": high} | values
 
     @model_validator(mode="after")
@@ -91,6 +209,22 @@ class Axis(Part):
         low, high = Fraction(repr(self.low)), Fraction(repr(self.high))
         step = (high - low) / (self.points - 1)
         return [float(low + i * step) for i in range(self.points)]
+
+
+class SecondAxis(Axis):
+    """The other axis of a plane."""
+
+    orthogonal: bool = Field(
+        description="Make its direction orthogonal to the first axis', tensor by tensor, and rescale it. "
+        "Unless given, yes; no where a model lies at 1, which would not be there any more."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_orthogonal(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("orthogonal") is not None:
+            return values
+        return values | {"orthogonal": _kind_of(values.get("direction")) not in MODEL_AT_ONE}
 
 
 class PromptSpec(Part):
@@ -179,9 +313,21 @@ class LandscapeSpec(Part):
     spec_version: Literal[1] = 1
     model: str = Field(min_length=1, description="Path or hub id of the model at the origin.")
     axis: Axis = Field(default_factory=lambda: Axis.model_validate({}), description="Where to measure.")
-    second_axis: Axis | None = Field(
-        default=None,
-        description="The other axis of a plane. A random direction is made orthogonal to the first axis.",
+    second_axis: SecondAxis | None = Field(default=None, description="The other axis of a plane.")
+    trajectory: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        max_length=1_000,
+        description="Checkpoints, such as the steps of a finetuning, whose places on the axes are reckoned.",
+    )
+    order: Literal["coarse-to-fine", "snake"] = Field(
+        default="coarse-to-fine",
+        description="Which points come first. Coarse to fine, a part of a sweep is the whole landscape; "
+        "snake goes along the rows of a plane, to and fro. It changes no result.",
+    )
+    adaptive: bool = Field(
+        default=False,
+        description="Measure only where the edge of the basin is: its width, to the step of the axis, from "
+        "far fewer points. There is no VISAGE then, which is a mean over all.",
     )
     prompts: tuple[PromptSpec, ...] = Field(
         default=(PromptSpec(),),
@@ -215,15 +361,25 @@ class LandscapeSpec(Part):
             return self
         one, other = self.axis.direction, self.second_axis.direction
         if isinstance(one, RandomDirection) and not isinstance(other, RandomDirection):
-            raise ValueError("second_axis is an interpolation and axis is random; exchange the two")
-        if isinstance(one, RandomDirection) and one != other:
+            raise ValueError(f"second_axis is of kind {other.kind} and axis is random; exchange the two")
+        if isinstance(one, RandomDirection) and one.seeds != getattr(other, "seeds", ()):
             raise ValueError(
                 f"axis has seeds {list(one.seeds)} and second_axis {list(getattr(other, 'seeds', ()))}; a "
                 "plane is made from one seed, so give both the same"
             )
         if one == other and not isinstance(one, RandomDirection):
-            raise ValueError("axis and second_axis lead to the same checkpoint; give another for one of them")
+            raise ValueError("axis and second_axis are the same direction; give another for one of them")
         return self
+
+    def files(self) -> dict[str, str]:
+        """What it names beside its model and its prompts, by the field that names it."""
+        named = {
+            f"{name}.direction.{field}": str(getattr(axis.direction, field))
+            for name, axis in (("axis", self.axis), ("second_axis", self.second_axis))
+            if axis is not None
+            for field in axis.direction.FILES
+        }
+        return named | {f"trajectory.{number}": one for number, one in enumerate(self.trajectory)}
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
@@ -239,23 +395,46 @@ def parse_spec(values: object) -> LandscapeSpec:
     try:
         return LandscapeSpec.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        # pydantic names the branch of a union it took ("random"): no field of ours.
-        path = [str(part) for part in first["loc"] if part not in ("random", "interpolation")]
-        seen = first["input"]
-        problem = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            problem = "there is no such field"
-        elif first["type"] == "missing":
-            problem = "is missing"
-        elif not isinstance(seen, dict | BaseModel):
-            problem += f", got {seen!r}"
-        more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
-        raise SpecError(
-            ".".join(path) or "spec",
-            problem + more,
-            "`visage spec` prints every field with its meaning and default",
-        ) from None
+        raise spec_error(error) from None
+
+
+def spec_error(error: ValidationError) -> SpecError:
+    """What pydantic found first, with its field, its value and the remedy."""
+    first = error.errors()[0]
+    # pydantic names the branch of a union it took ("random"): no field of ours.
+    path = [
+        str(part)
+        for before, part in zip(("", *first["loc"]), first["loc"], strict=False)
+        if before != "direction" or part not in BRANCHES
+    ]
+    seen = first["input"]
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        problem = "there is no such field"
+    elif first["type"] == "missing":
+        problem = "is missing"
+    elif not isinstance(seen, dict | BaseModel):
+        problem += f", got {seen!r}"
+    more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
+    return SpecError(
+        ".".join(path) or "spec",
+        problem + more,
+        "`visage spec` prints every field with its meaning and default",
+    )
+
+
+def parse_experiment(values: object) -> list[LandscapeSpec]:
+    """The specs of a document: one, or with `models` in the place of `model` one for each of them. Raises
+    SpecError."""
+    if not isinstance(values, dict) or "models" not in values:
+        return [parse_spec(values)]
+    models = values["models"]
+    if "model" in values:
+        raise SpecError("models", "both model and models are given", "Give one of them")
+    if not isinstance(models, list) or len(models) < 2 or len(set(map(str, models))) != len(models):
+        raise SpecError("models", f"{models!r} are not several models", "Give a list of two or more")
+    rest = {name: value for name, value in values.items() if name != "models"}
+    return [parse_spec(rest | {"model": model}) for model in models]
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -204,6 +204,10 @@ class Summary(BaseModel):
     landscapes: list[dict[str, Any]]
     run: dict[str, Any]
     inputs: dict[str, Any]
+    geometry: dict[str, Any] | None = Field(
+        default=None,
+        description="How the directions lie to each other, and where a trajectory's checkpoints are.",
+    )
     spec: dict[str, Any]
 
 

@@ -131,8 +131,7 @@ class Service:
         # Here, for they bring torch and transformers: the service is ready before these are.
         from services.sweep.plan import check
 
-        ends = [axis.direction for axis in (spec.axis, spec.second_axis) if axis is not None]
-        names = [spec.model, *(end.to for end in ends if end.kind == "interpolation")]
+        names = [spec.model, *spec.files().values()]
         sources = [part.source for part in spec.prompts]
         if not all(name.startswith("/") for name in names) or any(s.startswith("hf:") for s in sources):
             return None

@@ -16,7 +16,7 @@ from services.bench import Figure, Report
 from services.demo.model import demo_model, quiet
 from services.sweep.cluster import cluster, this_node
 from services.sweep.plan import Plan, make_plan, versions
-from services.sweep.run import open_run
+from services.sweep.run import open_runs
 from services.sweep.schedule import Shard
 from services.sweep.worker import CONCURRENCY, Worker
 from visage_core.checkpoints import Checkpoint
@@ -73,7 +73,7 @@ def _sweep(spec: LandscapeSpec) -> tuple[float, list[dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         times: list[float] = []
-        with open_run(spec, out) as run:
+        with open_runs([spec], [out]) as (run,):
             for progress in run:
                 if progress.done and (not times or progress.done > len(times)):
                     times.append(time.perf_counter())

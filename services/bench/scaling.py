@@ -9,7 +9,7 @@ from pathlib import Path
 from services.bench import Figure, Report
 from services.demo.model import demo_model
 from services.sweep.plan import versions
-from services.sweep.run import open_run
+from services.sweep.run import open_runs
 from visage_core.spec import parse_spec
 
 POINTS, PROMPTS, MAX_TOKENS = 17, 80, 64
@@ -41,7 +41,7 @@ def _points_a_second(model: Path, workers: int) -> float:
         "resources": {"workers": workers, "cores": 1},
     }
     times: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, open_run(parse_spec(document), Path(folder)) as run:
+    with tempfile.TemporaryDirectory() as folder, open_runs([parse_spec(document)], [Path(folder)]) as (run,):
         for progress in run:
             while len(times) < progress.done:
                 times.append(time.perf_counter())

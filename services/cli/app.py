@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
+
+from visage_core.spec import SpecError
 
 BAD_INPUT = 2
 FAILED = 1
@@ -25,3 +28,20 @@ def root(
     if show_version:
         typer.echo(version("visage"))
         raise typer.Exit
+
+
+def set_field(document: dict[str, Any], text: str) -> None:
+    """Put `path.to.field=value`, the value as YAML, into a spec's document."""
+    path, equals, value = text.partition("=")
+    *parents, name = path.split(".")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = equals = ""
+    if not equals or not all([*parents, name]):
+        raise SpecError("set", f"{text!r} is no setting", "Give FIELD=VALUE, as axis.points=11")
+    for parent in parents:
+        document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise SpecError("set", f"{parent} in {text!r} has no fields", "`visage spec` prints every field")
+    document[name] = parsed

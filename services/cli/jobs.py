@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from services import show
-from services.cli.app import FAILED, INTERRUPTED, app
+from services.cli.app import FAILED, INTERRUPTED, app, set_field
 from services.client import Client
 from services.jobs.states import State
-from visage_core.spec import SpecError, parse_spec, read_spec
+from visage_core.spec import parse_spec, read_spec
 
 ServerOption = Annotated[
     str, typer.Option("--server", envvar="VISAGE_SERVER", show_envvar=True, help="URL of the service.")
@@ -45,7 +44,7 @@ def submit(
     if model is not None:
         document["model"] = model
     for text in setting or []:
-        _set(document, text)
+        set_field(document, text)
     job = parse_spec(document)
     with Client(server, key) as client:
         if dry_run:
@@ -115,20 +114,3 @@ def _watch(client: Client, job: str) -> None:
     show.job(last)
     if last.state != State.DONE or last.visage is None:
         raise typer.Exit(FAILED)
-
-
-def _set(document: dict[str, Any], text: str) -> None:
-    """Put `path.to.field=value`, the value as YAML, into a spec's document."""
-    path, equals, value = text.partition("=")
-    *parents, name = path.split(".")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = equals = ""
-    if not equals or not all([*parents, name]):
-        raise SpecError("set", f"{text!r} is no setting", "Give FIELD=VALUE, as axis.points=11")
-    for parent in parents:
-        document = document.setdefault(parent, {})
-        if not isinstance(document, dict):
-            raise SpecError("set", f"{parent} in {text!r} has no fields", "`visage spec` prints every field")
-    document[name] = parsed

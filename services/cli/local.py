@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from services import show
-from services.cli.app import FAILED, INTERRUPTED, app
-from visage_core.spec import LandscapeSpec, SpecError, parse_spec, read_spec
+from services.cli.app import FAILED, INTERRUPTED, app, set_field
+from visage_core.spec import LandscapeSpec, SpecError, parse_experiment, read_spec
 
 
 @app.command()
@@ -18,10 +18,30 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the results; an unfinished run in it goes on.")],
     spec: Annotated[Path | None, typer.Option(help="A spec as JSON or YAML; options change it.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model at the origin: a path, hub id or bucket URL.")
+        list[str] | None,
+        typer.Option(
+            help="The model at the origin: a path, hub id or bucket URL; repeat it to compare several."
+        ),
     ] = None,
     to: Annotated[str | None, typer.Option(help="Interpolate to this checkpoint.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Go along a LoRA adapter; at 1 it is merged.")] = None,
+    difference: Annotated[
+        tuple[str, str] | None, typer.Option(help="Go along the difference END - START of two checkpoints.")
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(help="Go along the tensors of a .safetensors file.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="A random direction; repeat it for more.")] = None,
+    norm: Annotated[str | None, typer.Option(help="layer, filter, global or none.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Move these tensors alone: attention, mlp, embeddings, layers:0-7, *.q_proj.*, ..."
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="Leave these tensors as they are; norms unless given.")
+    ] = None,
     points: Annotated[int | None, typer.Option(help="Coordinates along each direction.")] = None,
     range_: Annotated[
         str | None, typer.Option("--range", help="0.5 for -0.5 to 0.5, or LOW:HIGH as in -0.5:1.5.")
@@ -29,6 +49,17 @@ def run(
     plane: Annotated[
         bool, typer.Option("--plane", help="Measure a plane: a second random axis with --points and --range.")
     ] = False,
+    second_to: Annotated[
+        str | None, typer.Option(help="Measure a plane: the second axis leads to this checkpoint.")
+    ] = None,
+    trajectory: Annotated[
+        list[str] | None,
+        typer.Option(help="Mark where this checkpoint lies; repeat it for a finetuning's steps."),
+    ] = None,
+    adaptive: Annotated[
+        bool | None,
+        typer.Option(help="Measure only where the edge of the basin is.", show_default=False),
+    ] = None,
     prompts: Annotated[
         list[str] | None,
         typer.Option(help="harmful, benign, a .csv, .jsonl or .txt file, or hf:DATASET; repeat it for more."),
@@ -71,16 +102,13 @@ def run(
 
     `visage spec` tells what each setting means, and its default.
     """
-    # Imported here: Ray and torch take seconds, and `visage --help` should not.
-    from ray.exceptions import RayError
-
-    from services.sweep.report import write_figures
-    from services.sweep.run import open_run
-
     document = _spec_document(spec)
+    along = _direction(to, adapter, difference, direction, seed)
+    along |= {"norm": norm, "only": only, "leave_out": leave_out}
     options: dict[str, Any] = {
-        "model": model,
-        "axis": _axis(to, seed, range_) | {"points": points},
+        "axis": {"direction": along, **_range(range_), "points": points},
+        "trajectory": trajectory,
+        "adaptive": adaptive,
         "prompts": _prompt_sets(document, prompts, column, limit, system),
         "judge": judge,
         "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
@@ -96,20 +124,42 @@ def run(
         "keep_responses": keep_responses,
     }
     merged = _merged(document, options)
-    if plane:
+    if second_to is not None:
+        merged["second_axis"] = {"direction": {"to": second_to}, "points": points or 11, **_range(range_)}
+    elif plane:
         merged["second_axis"] = _second_axis(merged.get("axis") or {})
-    job = parse_spec(merged)
+    if model is not None:
+        merged = {name: value for name, value in merged.items() if name not in ("model", "models")}
+        merged |= {"models": model} if len(model) > 1 else {"model": model[0]}
+    _measure(parse_experiment(merged), out, address, _stop_when(stop_when))
+
+
+def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: float | None) -> None:
+    """Measure one landscape into a folder, or several into folders below it, and compare those."""
+    # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from ray.exceptions import RayError
+
+    from services.sweep.compare import folders_of, write_comparison
+    from services.sweep.report import write_figures
+    from services.sweep.run import open_runs
+
+    folders = folders_of(specs, out)
     try:
-        with open_run(job, out, address, _stop_when(stop_when)) as landscape_run:
-            show.progress(landscape_run)
-        write_figures(out)
+        with open_runs(specs, folders, address, stop_when) as runs:
+            for landscape_run in runs:
+                show.progress(landscape_run)
+        for folder in folders:
+            write_figures(folder)
     except KeyboardInterrupt:
         show.stopped("Stopped.", out)
         raise typer.Exit(INTERRUPTED) from None
     except RayError as error:
         show.stopped(f"Stopped: {str(error).strip().splitlines()[0]}", out)
         raise typer.Exit(FAILED) from None
-    show.landscape(out)
+    for folder in folders:
+        show.landscape(folder)
+    if len(folders) > 1:
+        show.comparison(write_comparison(folders, out))
 
 
 @app.command("show")
@@ -120,6 +170,74 @@ def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, fini
     write_summary(folder)
     write_figures(folder)
     show.landscape(folder)
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of runs on the same directions and prompts.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for comparison.json and the figure.")] = None,
+) -> None:
+    """Compare the scores of several models with those of the first: differences, intervals, p-values."""
+    from services.sweep.compare import write_comparison
+
+    if len(folders) < 2:
+        raise SpecError("folders", "there is one", "Give two folders or more")
+    show.comparison(write_comparison(folders, out))
+
+
+@app.command()
+def search(
+    out: Annotated[Path, typer.Option(help="Folder for the results; an unfinished search in it goes on.")],
+    spec: Annotated[
+        Path | None, typer.Option(help="A landscape's spec as JSON or YAML; its direction is searched.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model at the origin.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of that spec, as axis.points=41.")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="seeds, layers or subspace.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="random, optuna or cmaes.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates to measure.")] = None,
+    dimension: Annotated[int | None, typer.Option(help="Directions that span the subspace.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Prompts with which candidates are measured.")] = None,
+    beside: Annotated[int | None, typer.Option(help="Random directions to compare with.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the search's own choices.")] = None,
+    address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+) -> None:
+    """Look for the direction in which safety is lost soonest, and compare it with random ones."""
+    from services.search.search import search as run_search
+    from services.search.spec import parse_search
+
+    document = _spec_document(spec)
+    for text in setting or []:
+        set_field(document, text)
+    if model is not None:
+        document["model"] = model
+    options = {"space": space, "algorithm": algorithm, "trials": trials, "dimension": dimension}
+    options |= {"prompts": prompts, "beside": beside, "seed": seed}
+    given = {name: value for name, value in options.items() if value is not None}
+    job = parse_search({"landscape": document, **given})
+    with show.steps("searching") as progress:
+        found = run_search(job, out, address, lambda _, done: progress(done, job.trials))
+    show.search(found, out)
+
+
+@app.command("import-direction")
+def import_direction_(
+    source: Annotated[Path, typer.Argument(help="A dirs1.pt or dirs2.pt of the paper's published code.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    steps: Annotated[int, typer.Option(min=1, help="Its setting `steps`.")] = 20,
+    multiplier: Annotated[
+        float, typer.Option(min=1e-9, help="Its setting `multiplier`; 1 for an interpolation.")
+    ] = 1.0,
+) -> None:
+    """Convert a direction of the paper's published code, for `visage run --direction`."""
+    from visage_core.reference import import_direction
+
+    count = import_direction(source, target, steps, multiplier)
+    typer.echo(f"{target}: {count} tensors")
 
 
 @app.command("spec")
@@ -160,24 +278,47 @@ def bench(
     raise typer.Exit(0 if report.ok else FAILED)
 
 
-def _axis(to: str | None, seeds: list[int] | None, range_: str | None) -> dict[str, Any]:
-    """The part `axis` of a spec from the options that decide it."""
-    if to is not None and seeds:
-        raise SpecError("axis.direction", "--to and --seed exclude each other", "Give one of them")
-    axis: dict[str, Any] = {}
+def _direction(
+    to: str | None,
+    adapter: str | None,
+    difference: tuple[str, str] | None,
+    file: str | None,
+    seeds: list[int] | None,
+) -> dict[str, Any]:
+    """The direction of a spec from the options that say what it is; nothing where none does."""
+    given = {
+        "--to": to,
+        "--adapter": adapter,
+        "--difference": difference,
+        "--direction": file,
+        "--seed": seeds,
+    }
+    named = [option for option, value in given.items() if value]
+    if len(named) > 1:
+        raise SpecError("axis.direction", f"{' and '.join(named)} exclude each other", "Give one of them")
     if to is not None:
-        axis["direction"] = {"kind": "interpolation", "to": to}
-    elif seeds:
-        axis["direction"] = {"kind": "random", "seeds": seeds}
-    if range_ is not None:
-        low, colon, high = range_.partition(":")
-        try:
-            axis["low"], axis["high"] = (float(low), float(high)) if colon else (-float(low), float(low))
-        except ValueError:
-            raise SpecError(
-                "axis", f"--range {range_!r} is neither a number nor LOW:HIGH", "Give 0.5 or -0.5:1.5"
-            ) from None
-    return axis
+        return {"kind": "interpolation", "to": to}
+    if adapter is not None:
+        return {"kind": "adapter", "adapter": adapter}
+    if difference:
+        return {"kind": "difference", "start": difference[0], "end": difference[1]}
+    if file is not None:
+        return {"kind": "file", "file": file}
+    return {"kind": "random", "seeds": seeds} if seeds else {}
+
+
+def _range(text: str | None) -> dict[str, float]:
+    """The ends of an axis that --range says."""
+    if text is None:
+        return {}
+    low, colon, high = text.partition(":")
+    try:
+        first, last = (float(low), float(high)) if colon else (-float(low), float(low))
+    except ValueError:
+        raise SpecError(
+            "axis", f"--range {text!r} is neither a number nor LOW:HIGH", "Give 0.5 or -0.5:1.5"
+        ) from None
+    return {"low": first, "high": last}
 
 
 def _second_axis(axis: dict[str, Any]) -> dict[str, Any]:
@@ -232,8 +373,12 @@ def _merged(document: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
     """A spec document with the options that are given put over it."""
     merged = dict(document)
     for name, value in options.items():
-        if isinstance(value, dict) and name != "direction":
-            if part := _merged(merged.get(name) or {}, value):
+        if isinstance(value, dict):
+            before = merged.get(name) or {}
+            # Another kind of direction has nothing to do with the one before.
+            if name == "direction" and value.get("kind", before.get("kind")) != before.get("kind"):
+                before = {}
+            if part := _merged(before, value):
                 merged[name] = part
         elif value is not None:
             merged[name] = value

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.engine.weights import TensorSource
 from visage_core.results import Response
+from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
 
 if TYPE_CHECKING:

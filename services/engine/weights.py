@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,26 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import open_direction
 from visage_core.perturb import Shift, perturbed
+from visage_core.sources import TensorSource
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-
-@dataclass(frozen=True)
-class TensorSource:
-    """Where tensors lie: a file of the direction cache, or with `endpoint` the folder of a checkpoint.
-    `digest` names a checkpoint's content, for a folder may be written anew."""
-
-    path: str
-    endpoint: bool
-    digest: str = ""
-
-    def open(self) -> Mapping[str, torch.Tensor]:
-        """The tensors, memory-mapped: nothing is read until it is used."""
-        path = Path(self.path)
-        return Checkpoint.open(path).weights if self.endpoint else open_direction(path)
 
 
 class MovableWeights:

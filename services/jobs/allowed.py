@@ -41,10 +41,13 @@ class Allowed:
         may not be read, whether it is there or not."""
         document: dict[str, Any] = spec.model_dump(mode="json")
         document["model"] = self._model(spec.model, "model")
-        for name in ("axis", "second_axis"):
-            direction = (document[name] or {}).get("direction", {})
-            if "to" in direction:
-                direction["to"] = self._model(direction["to"], f"{name}.direction.to")
+        for field, named in spec.files().items():
+            *path, last = field.split(".")
+            part: Any = document
+            for step in path:
+                part = part[step]
+            allowed = self._file if last == "file" else self._model
+            part[int(last) if last.isdigit() else last] = allowed(named, field)
         for number, prompts in enumerate(document["prompts"]):
             prompts["source"] = self._prompts(prompts["source"], f"prompts.{number}.source")
         return parse_spec(document)
@@ -69,6 +72,16 @@ class Allowed:
             f"{name!r} is neither below a folder nor on a list from which this service takes models",
             "GET /v1/models tells what there is",
         )
+
+    def _file(self, name: str, field: str) -> str:
+        path = self._inside(name)
+        if path is None:
+            raise NotAllowedError(
+                field,
+                f"{name!r} is not below a folder from which this service takes models",
+                "Put the file below one of the service's roots",
+            )
+        return str(path)
 
     def _prompts(self, source: str, field: str) -> str:
         if source in BUILT_IN:

@@ -7,7 +7,7 @@ import errno
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ from services.sweep import meters
 from services.sweep.plan import Plan
 from services.sweep.report import write_summary
 from services.sweep.schedule import Schedule, Shard
+from visage_core.adaptive import wanted
 from visage_core.errors import InputError
+from visage_core.geometry import Geometry
 from visage_core.grid import Point, points
 from visage_core.landscape import estimate
 from visage_core.metrics import Interval, asr
@@ -79,7 +81,9 @@ class Coordinator:
         self._sizes = [len(part.prompts) for part in plan.prompts]
         keep = plan.spec.keep_responses
         self._kept_prompts = [part.prompts for part in plan.prompts] if keep else None
-        self._all = points(plan.spec)
+        self._known: dict[Point, None] = {}  # every point that has been asked for
+        # Of each prompt set, what an adaptive sweep decides by; the ASR is None where nothing was judged.
+        self._rates: list[dict[Point, float | None]] = [{} for _ in plan.prompts]
         self._batch = plan.spec.engine.max_num_seqs
         self._schedule = Schedule([], 0, self._batch)
         self._state = WORKING
@@ -108,10 +112,12 @@ class Coordinator:
             done.add(place)
             self._tokens += row["response_tokens"]
             self._worker_seconds += sum(row[f"{stage}_seconds"] for stage in ("move", "generate", "judge"))
+            self._rates[row["prompt_set"]][place] = row["asr"]
             if row["prompt_set"] == 0:
                 self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
         self._done = len(done)
-        self._schedule = Schedule([p for p in self._all if p not in done], sum(self._sizes), self._batch)
+        self._known = dict.fromkeys(self._wanted())
+        self._schedule = Schedule([p for p in self._known if p not in done], sum(self._sizes), self._batch)
         self._begun = time.monotonic()
         await self._settle()
 
@@ -121,6 +127,11 @@ class Coordinator:
         shard = self._schedule.take(workers, ahead, alone)
         meters.queue_depth.set(self._schedule.left)
         return shard
+
+    def prepared(self, found: list[Geometry]) -> None:
+        """Keep what the first worker found of the directions; they are the same for all."""
+        if self._results.read_json("geometry.json") is None:
+            self._results.write_json("geometry.json", {"directions": [asdict(one) for one in found]})
 
     async def finished(self, shard: Shard, measurement: Measurement) -> None:
         """Take in a worker's result. Once a point is whole it is on the disk when this returns."""
@@ -132,13 +143,13 @@ class Coordinator:
         )
         if pieces is not None:
             results = by_prompt_set(pieces, self._sizes)
+            # Before it waits for the disk: nobody may find the job over meanwhile.
+            self._take_note(shard.point, results)
             await self._write(results)
             self._done += 1
             self._measured += 1
-            verdicts = as_floats(results[0].verdicts)
-            self._verdicts[shard.point] = verdicts.astype(np.float16)
-            rate = asr(verdicts)
-            self._latest = (shard.point, None if rate is None else rate.value)
+            self._verdicts[shard.point] = as_floats(results[0].verdicts).astype(np.float16)
+            self._latest = (shard.point, self._rates[0][shard.point])
             meters.points.inc()
         await self._settle()
 
@@ -186,12 +197,12 @@ class Coordinator:
 
     def progress(self) -> Progress:
         """How far the job is."""
-        left = len(self._all) - self._done - len(self._schedule.failed)
+        left = len(self._known) - self._done - len(self._schedule.failed)
         pace = (time.monotonic() - self._begun) / self._measured if self._measured else None
         return Progress(
             revision=self._revision,
             state=self._state,
-            points=len(self._all),
+            points=len(self._known),
             done=self._done,
             failed=len(self._schedule.failed),
             eta_seconds=None if pace is None else pace * left,
@@ -208,6 +219,23 @@ class Coordinator:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(lambda: self._revision != since)
         return self.progress()
+
+    def _wanted(self) -> list[Point]:
+        """The points to be measured, by what is known."""
+        spec = self._plan.spec
+        if not spec.adaptive:
+            return points(spec)
+        return [point for rates in self._rates for point in wanted(spec, rates)]
+
+    def _take_note(self, point: Point, results: list[PointResult]) -> None:
+        """Note a point's ASRs, and ask for those that an adaptive sweep wants then."""
+        for rates, result in zip(self._rates, results, strict=True):
+            rate = asr(as_floats(result.verdicts))
+            rates[point] = None if rate is None else rate.value
+        if self._plan.spec.adaptive:
+            more = dict.fromkeys(one for one in self._wanted() if one not in self._known)
+            self._known |= more
+            self._schedule.add(more)
 
     async def _write(self, results: list[PointResult]) -> None:
         """Write a point; points that come while the disk is busy are written together."""
@@ -246,7 +274,10 @@ class Coordinator:
             self._changed.notify_all()
 
     async def _reckon(self) -> None:
-        """Bring the estimate up to date; not more often than a twentieth of the time allows."""
+        """Bring the estimate up to date; not more often than a twentieth of the time allows. An adaptive
+        sweep has none."""
+        if self._plan.spec.adaptive:
+            return
         self._next_estimate = float("inf")  # not twice at the same time
         begin = time.monotonic()
         self._estimate = await asyncio.to_thread(estimate, self._plan.spec, dict(self._verdicts))

@@ -63,3 +63,22 @@ class Engines:
             for actor in self._actors.values():
                 ray.kill(actor)
             self._actors.clear()
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """The engines of another process, for runs in this one. They cannot be started again from here."""
+
+    _pool: Any
+    _server: Any
+
+    def pool(self) -> Any:
+        """The pool, as a Ray actor."""
+        return self._pool
+
+    def server(self) -> Any:
+        """The file server, as a Ray actor."""
+        return self._server
+
+    def bury(self) -> None:
+        """Do nothing: their owner starts them anew, and whatever was under way here with them."""

@@ -18,7 +18,8 @@ AHEAD = 4
 
 @dataclass(frozen=True)
 class Folder:
-    """A checkpoint's folder on the node where a job was planned. `digest` names its content."""
+    """A folder with a checkpoint, an adapter or the file of a direction, on the node where a job was planned.
+    `digest` names its content."""
 
     path: str
     digest: str
@@ -26,12 +27,14 @@ class Folder:
     node: str = ""
 
     @classmethod
-    def of(cls, path: Path, digest: str) -> Folder:
-        """The files of a folder that make a model: no others leave the machine."""
+    def of(cls, path: Path, digest: str, alone: str | None = None) -> Folder:
+        """The files of a folder that make a model, or the one that is wanted `alone`: no others leave the
+        machine."""
+        wanted = FILES if alone is None else [alone]
         found = [
             (file.name, file.stat().st_size, file.stat().st_mtime_ns)
             for file in sorted(path.iterdir())
-            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in FILES)
+            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in wanted)
         ]
         return cls(str(path), digest, tuple(found))
 

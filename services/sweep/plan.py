@@ -14,14 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from services.sweep.files import Found, find_files
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder
-from visage_core.checkpoints import Checkpoint, CheckpointError, auto_classes, require_same_tensors
+from visage_core.checkpoints import Checkpoint, CheckpointError, auto_classes
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
 from visage_core.prompts import PromptSet, load_prompts, render
-from visage_core.spec import InterpolationDirection, LandscapeSpec, SpecError
+from visage_core.spec import LandscapeSpec, SpecError
 
 _tokenizing = threading.Lock()
 # What decides the numbers beside the spec and its files.
@@ -36,15 +37,15 @@ class EngineMissingError(InputError):
 class Plan:
     """A spec with everything it names found, read and checked.
 
-    `endpoints` are the other checkpoints of both axes, None where an axis is random. `tokens` are the
-    prompts of all sets one after another, as the engine takes them. `inputs` identifies what the results
-    depend on beside the spec: digests of the model files and the prompts, and versions. `engine_key` is
-    the same for plans that one warm engine can serve.
+    `files` are the other checkpoints, adapters and files that it names, by the field that does. `tokens`
+    are the prompts of all sets one after another, as the engine takes them. `inputs` identifies what the
+    results depend on beside the spec: digests of all these and of the prompts, and versions. `engine_key`
+    is the same for plans that one warm engine can serve.
     """
 
     spec: LandscapeSpec
     model: Folder
-    endpoints: tuple[Folder | None, Folder | None]
+    files: dict[str, Folder]
     prompts: list[PromptSet]
     tokens: list[list[int]]
     inputs: dict[str, Any]
@@ -52,8 +53,8 @@ class Plan:
 
     @property
     def folders(self) -> list[Folder]:
-        """The checkpoints' folders."""
-        return [folder for folder in (self.model, *self.endpoints) if folder is not None]
+        """The folders that have to be on a node."""
+        return [self.model, *self.files.values()]
 
     def digest(self) -> str:
         """SHA-256 over all that the results depend on, in hexadecimal."""
@@ -65,17 +66,17 @@ class Plan:
         return self.moved(lambda folder: replace(folder, node=node))
 
     def moved(self, move: Callable[[Folder], Folder]) -> Plan:
-        """The plan with every checkpoint's folder as `move` gives it."""
-        first, second = (end and move(end) for end in self.endpoints)
-        return replace(self, model=move(self.model), endpoints=(first, second))
+        """The plan with every folder as `move` gives it."""
+        files = {field: move(folder) for field, folder in self.files.items()}
+        return replace(self, model=move(self.model), files=files)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a spec names, found and read, but for the weights themselves. `endpoints` are as in Plan."""
+    """What a spec names, found and read, but for the weights themselves. `files` are as in Plan."""
 
     base: Checkpoint
-    endpoints: tuple[Checkpoint | None, Checkpoint | None]
+    files: dict[str, Found]
     prompts: list[PromptSet]
     tokens: list[list[int]]
 
@@ -84,15 +85,7 @@ def check(spec: LandscapeSpec) -> Checked:
     """Check a spec against the world, as far as that is quick. Raises an InputError."""
     prompts = [load_prompts(part) for part in spec.prompts]
     base = Checkpoint.open(model_folder(spec.model, "model"))
-    endpoints: list[Checkpoint | None] = []
-    for name, axis in (("axis", spec.axis), ("second_axis", spec.second_axis)):
-        if axis is None or not isinstance(axis.direction, InterpolationDirection):
-            endpoints.append(None)
-            continue
-        field = f"{name}.direction.to"
-        other = Checkpoint.open(model_folder(axis.direction.to, field), field)
-        require_same_tensors(base, other, field)
-        endpoints.append(other)
+    files = find_files(spec, base)
     with _tokenizing:  # one thread at a time: a tokenizer has a state
         tokenizer = _tokenizer(base.path, _state(base.path))
         tokens = [
@@ -101,7 +94,7 @@ def check(spec: LandscapeSpec) -> Checked:
             for ids in render(tokenizer, found.prompts, part.system)
         ]
     _require_room(spec, base, tokens)
-    return Checked(base, (endpoints[0], endpoints[1]), prompts, tokens)
+    return Checked(base, files, prompts, tokens)
 
 
 def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
@@ -117,17 +110,17 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
     base = checked.base
     if workers_here:
         require_memory(base, spec.engine, workers_here)
-    digests: dict[str, Any] = {"prompts": [part.digest() for part in checked.prompts]}
-    endpoints: list[Folder | None] = []
-    for name, other in zip(("to", "second_to"), checked.endpoints, strict=True):
-        if other is not None:
-            digests[name] = other.digest()
-        endpoints.append(None if other is None else Folder.of(other.path, digests[name]))
-    digests["model"] = base.digest()
+    model = Found(base.path, tuple(base.files)).folder()
+    files = {field: found.folder() for field, found in checked.files.items()}
+    digests = {
+        "model": model.digest,
+        **{field: folder.digest for field, folder in files.items()},
+        "prompts": [part.digest() for part in checked.prompts],
+    }
     return Plan(
         spec=spec,
-        model=Folder.of(base.path, digests["model"]),
-        endpoints=(endpoints[0], endpoints[1]),
+        model=model,
+        files=files,
         prompts=checked.prompts,
         tokens=checked.tokens,
         inputs={"sha256": digests, "random_directions": GENERATOR, "versions": versions()},

@@ -255,7 +255,7 @@ class Pool:
                 return
             starts = seat.engine_key is None
             try:
-                await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
+                found = await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
             except RayTaskError as error:
                 if isinstance(error.cause, InputError):
                     await self._failed_start(seat, error.cause, job)
@@ -265,6 +265,8 @@ class Pool:
             seat.failures = job.failed_starts = 0
             seat.engine_key = job.engine_key
             seat.prepared.add(job.name)
+        if found is not None:
+            await self._tell(job, "prepared", found)
         self._wake()
 
     async def _find(self, seat: _Seat, ahead: bool) -> tuple[Job, Shard] | None:

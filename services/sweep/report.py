@@ -8,9 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from visage_core.landscape import SUMMARY_VERSION, Landscape
-from visage_core.plots import landscape_figure, render
+from visage_core.plots import Style, figure_name, figure_styles, landscape_figure, render
 from visage_core.results import Results, ResultsError
-from visage_core.spec import InterpolationDirection, LandscapeSpec, parse_spec
+from visage_core.spec import LandscapeSpec, parse_spec
 
 
 def load_landscapes(out: Path) -> list[Landscape]:
@@ -32,6 +32,7 @@ def summarize(out: Path) -> dict[str, Any]:
         "landscapes": [landscape.summary() for landscape in landscapes],
         "run": results.read_json("run.json") or {"state": "working", "failed": []},
         "inputs": results.read_json("inputs.json"),
+        "geometry": results.read_json("geometry.json"),
         "spec": landscapes[0].spec.model_dump(mode="json"),
     }
 
@@ -41,10 +42,10 @@ def write_summary(out: Path) -> None:
     Results(out).write_json("summary.json", summarize(out))
 
 
-def draw(out: Path, summary: dict[str, Any]) -> list[go.Figure]:
-    """The figures of a results folder, one a prompt set. Raises ResultsError."""
+def draw(out: Path, summary: dict[str, Any], style: Style = "heatmap") -> list[go.Figure]:
+    """The figures of a results folder, one a prompt set; of a plane in a style. Raises ResultsError."""
     return [
-        landscape_figure(landscape, _title(landscape, scores))
+        landscape_figure(landscape, _title(landscape, scores), style, summary.get("geometry"))
         for landscape, scores in zip(load_landscapes(out), summary["landscapes"], strict=True)
     ]
 
@@ -53,10 +54,11 @@ def write_figures(out: Path) -> None:
     """Draw the landscapes of a results folder whose summary is written. Raises ResultsError."""
     summary = Results(out).read_json("summary.json")
     assert summary is not None
-    for number, figure in enumerate(draw(out, summary)):
-        name = "landscape" if number == 0 else f"landscape-{number + 1}"
-        (out / f"{name}.html").write_bytes(render(figure, "html"))
-        (out / f"{name}.png").write_bytes(render(figure, "png"))
+    for style in figure_styles(parse_spec(summary["spec"])):
+        for number, figure in enumerate(draw(out, summary, style)):
+            name = figure_name(number, style)
+            (out / f"{name}.html").write_bytes(render(figure, "html"))
+            (out / f"{name}.png").write_bytes(render(figure, "png"))
 
 
 def _title(landscape: Landscape, summary: dict[str, Any]) -> str:
@@ -65,13 +67,11 @@ def _title(landscape: Landscape, summary: dict[str, Any]) -> str:
     if len(spec.prompts) > 1:
         title += f", {landscape.prompts.name}"
     score = summary["visage"]
-    if score is None:
-        return f"{title}: {summary['points']['measured']} of {summary['points']['expected']} points"
-    return f"{title}: VISAGE {score['value']:.1f} (95 %: {score['low']:.1f} to {score['high']:.1f})"
+    if score is not None:
+        return f"{title}: VISAGE {score['value']:.1f} (95 %: {score['low']:.1f} to {score['high']:.1f})"
+    return f"{title}: {summary['points']['measured']} of {summary['points']['expected']} points"
 
 
 def _model_name(spec: LandscapeSpec) -> str:
     name = Path(spec.model).name
-    if isinstance(spec.axis.direction, InterpolationDirection):
-        name += f" → {Path(spec.axis.direction.to).name}"
-    return name
+    return f"{name} → {spec.axis.direction.label}" if spec.axis.direction.label else name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from services.sweep.coordinator import (
     lease_of,
     require_same_job,
 )
-from services.sweep.engines import Engines
+from services.sweep.engines import Borrowed, Engines
 from services.sweep.nodes import store_folder
 from services.sweep.plan import Plan, make_plan
 from services.sweep.pool import Job
@@ -46,7 +46,7 @@ class Run:
 
     plan: Plan
     out: Path
-    engines: Engines
+    engines: Engines | Borrowed
     stop_when: float | None = None
     outside: bool = False
     name: str = "run"
@@ -163,7 +163,10 @@ class Run:
     def _take_over(self) -> None:
         """At the end: finish the results here, and leave none there."""
         here = Results(self.out)
-        here.write_json("run.json", ray.get(self._coordinator.read_json.remote("run.json")))
+        for name in ("run.json", "geometry.json"):
+            document = ray.get(self._coordinator.read_json.remote(name))
+            if document is not None:
+                here.write_json(name, document)
         here.merge()
         write_summary(self.out)
         ray.get(self._coordinator.discard.remote())
@@ -183,27 +186,41 @@ class Run:
 
 
 @contextmanager
-def open_run(
-    spec: LandscapeSpec, out: Path, address: str = "local", stop_when: float | None = None
-) -> Iterator[Run]:
-    """Begin or continue the job of `spec` in the folder `out`.
+def open_runs(
+    specs: Sequence[LandscapeSpec],
+    folders: Sequence[Path],
+    address: str = "local",
+    stop_when: float | None = None,
+) -> Iterator[list[Run]]:
+    """Begin or continue the job of each spec in its folder, on engines that stay warm from one to the next.
 
-    Raises an InputError where something in the spec cannot be used, where `out` holds another job, or,
-    while it runs, where another process is at work in it.
+    All specs have the resources of the first. Raises an InputError where something in a spec cannot be used,
+    where a folder holds another job, or, while it runs, where another process is at work in it.
     """
-    out = out.resolve()
-    here = spec.resources.workers if address == "local" else 0
-    plan = make_plan(spec, here)
-    require_same_job(Results(out), plan)
+    first = specs[0]
+    plans = [make_plan(spec, first.resources.workers if address == "local" else 0) for spec in specs]
+    outs = [folder.resolve() for folder in folders]
+    for plan, out in zip(plans, outs, strict=True):
+        require_same_job(Results(out), plan)
     with cluster(address):
-        engines = Engines(
-            spec.resources.workers, worker_resources(spec.resources, spec.engine.tensor_parallel)
-        )
-        run = Run(plan.on_node(this_node()), out, engines, stop_when, outside=address.startswith("ray://"))
+        resources = worker_resources(first.resources, first.engine.tensor_parallel)
+        engines = Engines(first.resources.workers, resources)
+        runs = [
+            Run(
+                plan.on_node(this_node()),
+                out,
+                engines,
+                stop_when,
+                outside=address.startswith("ray://"),
+                name=f"run-{number}",
+            )
+            for number, (plan, out) in enumerate(zip(plans, outs, strict=True))
+        ]
         try:
-            yield run
+            yield runs
         except BaseException:
-            run.cancel()
+            for run in runs:
+                run.cancel()
             raise
         finally:
             # In whatever process the next run lies about.

@@ -64,6 +64,10 @@ class Schedule:
         """Whether every point is measured or given up."""
         return not (self._points or self._open)
 
+    def add(self, todo: Iterable[Point]) -> None:
+        """More points, after those that are left."""
+        self._points.extend(todo)
+
     def take(self, workers: int, ahead: bool = False, alone: bool = True) -> Shard | None:
         """The next piece for one of `workers`, None where there is none now.
 

@@ -6,26 +6,23 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
 import torch
 
 from services.engine.engine import Engine, Interrupted
-from services.engine.weights import TensorSource
+from services.sweep.axes import Axes, Here
 from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import FirstDirection, cached_random_direction
 from visage_core.errors import InputError
-from visage_core.grid import Point
+from visage_core.geometry import Geometry
 from visage_core.judges import JUDGES
-from visage_core.paths import cache_dir
 from visage_core.results import Measurement
-from visage_core.spec import InterpolationDirection
+from visage_core.sources import TensorSource
 
 # The methods of an engine run one after another in one thread, for vLLM binds that thread to its cores;
 # the others answer while it is at work.
@@ -61,21 +58,11 @@ class Place:
 
 @dataclass(frozen=True)
 class _Job:
-    """A plan on this node: the model's folder, and the directions of both axes by seed."""
+    """A plan on this node: the model's folder, and what its weights move along."""
 
     plan: Plan
     model: TensorSource
-    first: dict[int | None, TensorSource]
-    second: dict[int | None, TensorSource]
-
-    def steps(self, point: Point) -> list[tuple[TensorSource, float]]:
-        """What leads from the model to a point."""
-        steps = []
-        for axis, coefficient in ((self.first, point.alpha), (self.second, point.beta)):
-            if coefficient:
-                # An interpolation has one direction, whatever the seed of the other axis.
-                steps.append((axis[point.seed] if point.seed in axis else axis[None], coefficient))
-        return steps
+    axes: Axes
 
 
 class Worker:
@@ -97,16 +84,20 @@ class Worker:
         self._cancelled.add(name)
 
     @_in_engine
-    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> list[Geometry] | None:
         """Get ready for a job: bring its files and directions to this node, and start the engine unless
-        it runs. Raises InputError."""
+        it runs. Tells how the directions lie, where that is asked for. Raises InputError."""
         self._cancelled.discard(name)
         for ended in list(self._cancelled):
             self._jobs.pop(ended, None)
-        self._jobs[name] = job = _on_this_node(plan, server)
+        base = Checkpoint.open(folder_here(plan.model, server))
+        here = Here(plan, base, lambda folder: folder_here(folder, server))
+        model = TensorSource(str(base.path), "checkpoint", plan.model.digest)
+        self._jobs[name] = job = _Job(plan, model, here.axes())
+        found = here.geometry(job.axes)
         if self._engine is not None:
-            return
-        require_memory(Checkpoint.open(Path(job.model.path)), plan.spec.engine)
+            return found
+        require_memory(base, plan.spec.engine)
         try:
             self._engine = Engine(job.model, plan.spec.engine, cores)
         except Exception as error:  # vLLM's own are of many kinds
@@ -116,6 +107,7 @@ class Worker:
                 f"vLLM did not start: {lines[0]}",
                 "Its log is in the newest session of Ray's temporary folder, in logs/worker-*.err",
             ) from error
+        return found
 
     @_in_engine
     def rest(self) -> None:
@@ -137,7 +129,7 @@ class Worker:
         try:
             if name in self._cancelled:
                 raise Interrupted
-            self._engine.move(job.model, job.steps(shard.point))
+            self._engine.move(job.model, job.axes.steps(shard.point))
             moved = time.perf_counter()
             prompts = job.plan.tokens[shard.begin : shard.end]
             size = shard.batch or len(prompts)
@@ -167,33 +159,3 @@ class Worker:
             generate_seconds=generated - moved,
             judge_seconds=judged - generated,
         )
-
-
-def _on_this_node(plan: Plan, server: Any) -> _Job:
-    """Bring a plan's checkpoints to this node, and make its directions where the cache lacks them."""
-    model = folder_here(plan.model, server)
-    base = Checkpoint.open(model)
-    cache = cache_dir() / "directions"
-    first: dict[int | None, TensorSource] = {}
-    second: dict[int | None, TensorSource] = {}
-    endpoints = [None if folder is None else folder_here(folder, server) for folder in plan.endpoints]
-    digest = plan.model.digest
-    for number, axis in enumerate((plan.spec.axis, plan.spec.second_axis)):
-        directions = (first, second)[number]
-        if axis is None:
-            continue
-        if isinstance(axis.direction, InterpolationDirection):
-            folder = plan.endpoints[number]
-            assert folder is not None
-            directions[None] = TensorSource(str(endpoints[number]), True, folder.digest)
-            continue
-        for seed in axis.direction.seeds:
-            along = None
-            if number:
-                file = first[seed] if seed in first else first[None]
-                folder = plan.endpoints[0]
-                identity = f"seed {seed}" if folder is None else folder.digest
-                along = FirstDirection(identity, file.open(), file.endpoint)
-            path = cached_random_direction(base, digest, seed, cache, along)
-            directions[seed] = TensorSource(str(path), endpoint=False)
-    return _Job(plan, TensorSource(str(model), True, digest), first, second)

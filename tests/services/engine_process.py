@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from services.engine.engine import Engine
-from services.engine.weights import TensorSource
+from visage_core.selection import Selection
+from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
 
 
@@ -26,7 +28,7 @@ def answers(
         "prompts": prompts,
         "engine": engine.model_dump(),
         "generation": generation.model_dump(),
-        "steps": [(source.path, source.endpoint, coefficient) for source, coefficient in steps or []],
+        "steps": [(asdict(source), coefficient) for source, coefficient in steps or []],
     }
     with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
         command = [sys.executable, "-m", "tests.services.engine_process", file.name]
@@ -36,13 +38,19 @@ def answers(
 
 
 def _answer(request: dict[str, object], answers: Path) -> None:
-    origin = TensorSource(str(request["model"]), endpoint=True)
+    origin = TensorSource(str(request["model"]), "checkpoint")
     engine = Engine(origin, EngineSpec.model_validate(request["engine"]))
-    steps = [(TensorSource(path, endpoint), coefficient) for path, endpoint, coefficient in request["steps"]]
+    steps = [(_source(**source), coefficient) for source, coefficient in request["steps"]]
     engine.move(origin, steps)
     generation = GenerationSpec.model_validate(request["generation"])
     responses = engine.generate(request["prompts"], generation, [])
     answers.write_text(json.dumps([response.text for response in responses]), encoding="utf-8")
+
+
+def _source(selection: dict[str, list[str]], **rest: str) -> TensorSource:
+    return TensorSource(
+        **rest, selection=Selection(**{name: tuple(parts) for name, parts in selection.items()})
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def fake_plan(prompts: int = 20, systems: tuple[str, ...] = ("default",), **spec
     return Plan(
         spec=parsed,
         model=Folder("/nowhere", "0" * 64, ()) if parsed.model == "fake" else _folder(Path(parsed.model)),
-        endpoints=(None, None),
+        files={},
         prompts=sets,
         tokens=[[number] for part in sets for number, _ in enumerate(part.prompts)],
         inputs={"fake": True},

@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from services.engine.weights import TensorSource
 from tests.services.engine_process import answers
+from tests.services.plans import axes
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import cached_random_direction
 from visage_core.perturb import Shift, perturbed
 from visage_core.prompts import load_prompts, render
 from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
@@ -43,8 +42,7 @@ def test_a_moved_engine_is_the_perturbed_checkpoint(name: str, aligned: Path, tm
     tokenizer = AutoTokenizer.from_pretrained(aligned)
     model = random_model(name, tokenizer, tmp_path / "model")
     base = Checkpoint.open(model)
-    path = cached_random_direction(base, base.digest(), 3, tmp_path / "directions")
-    direction = TensorSource(str(path), endpoint=False)
+    (direction,) = axes(model, axis={"direction": {"seeds": [3]}}).of(3)
     prompts = render(tokenizer, load_prompts(PromptSpec(source="benign", limit=12)).prompts, "none")
     moved = answers(model, prompts, ENGINE, GENERATION, [(direction, 0.4)])
     weights = dict(perturbed(base, [Shift(0.4, direction.open())], torch.bfloat16))

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from services.engine.engine import Engine
-from services.engine.weights import TensorSource
 from tests.services.engine_process import answers
+from tests.services.plans import axes
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import FirstDirection, cached_random_direction
 from visage_core.judges import JUDGES
 from visage_core.perturb import Shift, perturbed
 from visage_core.prompts import load_prompts, render
+from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
 
 ENGINE = EngineSpec(max_model_len=512)
@@ -46,28 +46,28 @@ class Warm:
 
     @property
     def origin(self) -> TensorSource:
-        return TensorSource(str(self.model), endpoint=True)
+        return TensorSource(str(self.model), "checkpoint")
 
     def steps(self, place: Place) -> list[tuple[TensorSource, float]]:
         return [(self.directions[name], coefficient) for name, coefficient in place]
 
 
 @pytest.fixture(scope="module")
-def warm(aligned: Path, harmful: Path, tmp_path_factory: pytest.TempPathFactory) -> Warm:
-    base = Checkpoint.open(aligned)
-    cache = tmp_path_factory.mktemp("directions")
-    path = cached_random_direction(base, base.digest(), 7, cache)
+def warm(aligned: Path, harmful: Path) -> Warm:
+    second = {"direction": {"seeds": [7]}}
+    random, of_random = axes(aligned, axis={"direction": {"seeds": [7]}}, second_axis=second).of(7)
+    interpolation, of_interpolation = axes(
+        aligned, axis={"direction": {"to": str(harmful)}}, second_axis=second
+    ).of(7)
     directions = {
-        "random": TensorSource(str(path), endpoint=False),
-        "interpolation": TensorSource(str(harmful), endpoint=True),
+        "random": random,
+        "interpolation": interpolation,
+        "orthogonal to random": of_random,
+        "orthogonal to interpolation": of_interpolation,
     }
-    for name in ("random", "interpolation"):
-        first = FirstDirection(name, directions[name].open(), directions[name].endpoint)
-        path = cached_random_direction(base, base.digest(), 7, cache, first)
-        directions[f"orthogonal to {name}"] = TensorSource(str(path), endpoint=False)
     asked = load_prompts(PromptSpec(limit=80)).prompts
     prompts = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
-    return Warm(Engine(TensorSource(str(aligned), endpoint=True), ENGINE), aligned, directions, prompts)
+    return Warm(Engine(TensorSource(str(aligned), "checkpoint"), ENGINE), aligned, directions, prompts)
 
 
 def some_places() -> list[Place]:

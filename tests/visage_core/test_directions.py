@@ -15,18 +15,37 @@ from tests.checkpoints import write_checkpoint
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import (
     DiskSpaceError,
-    FirstDirection,
-    cached_random_direction,
+    cached_direction,
+    combined_values,
+    difference_values,
+    direction_tensors,
     gaussian,
-    moves,
-    open_direction,
     orthogonal,
-    random_direction,
-    random_tensor,
+    random_values,
+    scaled,
+    stored_values,
 )
+from visage_core.selection import Selection
+from visage_core.sources import OpenDirection, TensorSource
+from visage_core.spec import Norm, RandomDirection
 
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
 SEEDS = st.integers(0, 2**63 - 1)
+
+
+def random_tensor(seed: int, name: str, weight: torch.Tensor, norm: Norm = "layer") -> torch.Tensor:
+    return scaled(random_values(seed)(name, weight), weight, norm)
+
+
+def kept(base: Checkpoint, seed: int, cache: Path, model: str = "a model") -> Path:
+    """A seed's direction in the cache."""
+    names = RandomDirection().selection.of(base.tensors)
+    make = lambda: direction_tensors(base, names, random_values(seed), "layer")  # noqa: E731
+    return cached_direction(base, names, [model, seed], make, cache)
+
+
+def opened(path: Path) -> OpenDirection:
+    return OpenDirection.of(TensorSource(str(path), "direction"))
 
 
 @given(SEEDS, st.text(max_size=20), SHAPES)
@@ -68,20 +87,41 @@ def test_a_weight_of_zeros_gets_a_direction_of_zeros() -> None:
     assert not random_tensor(0, "bias", torch.zeros(5)).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "moving"),
-    [
-        ("model.norm.weight", False),
-        ("model.layers.3.input_layernorm.weight", False),
-        ("model.layers.3.self_attn.q_norm.weight", False),
-        ("transformer.LayerNorm.bias", False),
-        ("model.layers.3.self_attn.q_proj.weight", True),
-        ("model.embed_tokens.weight", True),
-        ("lm_head.weight", True),
-    ],
-)
-def test_norm_layers_stay(name: str, moving: bool) -> None:
-    assert moves(name) is moving
+@pytest.mark.parametrize("shape", [(64, 31), (3, 8, 5)])
+def test_filter_norms_are_those_of_each_row(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    weight[0] = 0
+    direction = random_tensor(0, "w", weight, "filter")
+    torch.testing.assert_close(direction.norm(dim=-1), weight.norm(dim=-1))
+    vector = random_tensor(0, "b", weight[1, 0] if weight.dim() > 2 else weight[1], "filter")
+    assert float(vector.norm()) == pytest.approx(
+        float((weight[1, 0] if weight.dim() > 2 else weight[1]).norm())
+    )
+
+
+def test_a_global_norm_is_that_of_all_weights_together(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"w{i}": (i + 1) * torch.randn(20, 30, generator=generator) for i in range(3)}
+    base = Checkpoint.open(write_checkpoint(tmp_path / "model", weights))
+    found = dict(direction_tensors(base, list(weights), random_values(0), "global"))
+    assert _norm(found) == pytest.approx(_norm(weights), rel=1e-5)
+    # One factor for all: a tensor's share is by its size, not by its weights.
+    assert float(found["w0"].norm()) == pytest.approx(float(found["w2"].norm()), rel=0.1)
+    plain = dict(direction_tensors(base, list(weights), random_values(0), "none"))
+    assert torch.equal(plain["w1"], torch.from_numpy(gaussian(0, "w1", (20, 30))))
+
+
+def _norm(tensors: dict[str, torch.Tensor]) -> float:
+    return float(sum(tensor.double().square().sum() for tensor in tensors.values()) ** 0.5)
+
+
+def test_differences_combinations_and_files_are_what_they_say(tmp_path: Path) -> None:
+    one, two = ({"w": torch.full((2, 3), value)} for value in (1.0, 4.0))
+    assert torch.equal(difference_values(one, two)("w", one["w"]), torch.full((2, 3), 3.0))
+    assert torch.equal(stored_values(two)("w", one["w"]), two["w"])
+    expected = 0.5 * gaussian(3, "w", (2, 3)) - 2 * gaussian(4, "w", (2, 3))
+    found = combined_values([3, 4], [0.5, -2.0])("w", one["w"])
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
 def test_a_direction_does_not_depend_on_order_or_sharding(tmp_path: Path) -> None:
@@ -92,7 +132,10 @@ def test_a_direction_does_not_depend_on_order_or_sharding(tmp_path: Path) -> Non
     random.Random(3).shuffle(names)
     shuffled = {name: tensors[name] for name in names}
     sharded = Checkpoint.open(write_checkpoint(tmp_path / "sharded", shuffled, shards=3))
-    one, other = dict(random_direction(whole, 11)), dict(random_direction(sharded, 11))
+    one, other = (
+        dict(direction_tensors(base, list(base.tensors), random_values(11), "layer"))
+        for base in (whole, sharded)
+    )
     assert one.keys() == other.keys() == tensors.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -101,15 +144,15 @@ def test_the_cache_keeps_a_direction_and_tells_models_and_seeds_apart(tmp_path: 
     weights = {"w.weight": torch.ones(3, 4), "norm.weight": torch.ones(4)}
     base = Checkpoint.open(write_checkpoint(tmp_path / "model", weights))
     cache = tmp_path / "cache"
-    path = cached_random_direction(base, base.digest(), 0, cache)
+    path = kept(base, 0, cache)
     made = path.stat().st_mtime_ns
-    stored = open_direction(path)
+    stored = opened(path).tensors
     assert list(stored) == ["w.weight"]
     assert torch.equal(stored["w.weight"], random_tensor(0, "w.weight", weights["w.weight"]))
-    assert cached_random_direction(base, base.digest(), 0, cache) == path
+    assert kept(base, 0, cache) == path
     assert path.stat().st_mtime_ns == made
-    assert cached_random_direction(base, base.digest(), 1, cache) != path
-    assert cached_random_direction(base, "another model", 0, cache) != path
+    assert kept(base, 1, cache) != path
+    assert kept(base, 0, cache, "another model") != path
 
 
 def test_a_full_disk_is_told_before_anything_is_written(
@@ -119,7 +162,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr("visage_core.directions.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskSpaceError, match="VISAGE_CACHE"):
-        cached_random_direction(base, base.digest(), 0, tmp_path / "cache")
+        kept(base, 0, tmp_path / "cache")
 
 
 @given(st.integers(0, 1000), st.sampled_from([(3,), (40, 31), (500, 300)]))
@@ -136,18 +179,28 @@ def test_nothing_is_orthogonal_to_a_direction_of_one_value() -> None:
     assert torch.equal(orthogonal(torch.tensor([2.0]), torch.tensor([0.0])), torch.tensor([2.0]))
 
 
+@pytest.mark.parametrize("norm", ["layer", "filter"])
 @pytest.mark.parametrize("endpoint", [False, True])
-def test_a_second_axis_is_cached_apart_and_orthogonal_to_the_first(tmp_path: Path, endpoint: bool) -> None:
+def test_a_second_axis_is_orthogonal_to_the_first(tmp_path: Path, endpoint: bool, norm: Norm) -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {f"w{i}": torch.randn(20, 30, generator=generator) for i in range(2)}
     base = Checkpoint.open(write_checkpoint(tmp_path / "model", weights))
-    one = cached_random_direction(base, base.digest(), 0, tmp_path / "cache")
-    tensors = {name: weight + 1 for name, weight in weights.items()} if endpoint else open_direction(one)
-    first = FirstDirection("x", tensors, endpoint)
-    two = cached_random_direction(base, base.digest(), 0, tmp_path / "cache", first)
-    assert one != two
-    for name, weight in weights.items():
-        d = open_direction(two)[name].double()
-        along = torch.ones_like(weight) if endpoint else tensors[name]
-        assert abs(float((along.double() * d).sum())) <= 1e-5 * float(along.double().norm() * d.norm())
-        assert float(d.norm()) == pytest.approx(float(weight.double().norm()), rel=1e-5)
+    one = dict(direction_tensors(base, list(weights), random_values(0), norm))
+    first = OpenDirection({name: w + one[name] for name, w in weights.items()} if endpoint else one, endpoint)
+    second = random_values(0, second_axis=True)
+    for name, found in direction_tensors(base, list(weights), second, norm, first):
+        along, d, weight = one[name].double(), found.double(), weights[name].double()
+        assert abs(float((along * d).sum())) <= 1e-5 * float(along.norm() * d.norm())
+        assert float(d.norm()) == pytest.approx(float(weight.norm()), rel=1e-5)
+        if norm == "filter":  # in each row
+            torch.testing.assert_close(d.norm(dim=1), weight.norm(dim=1), rtol=1e-5, atol=0)
+            assert float((along * d).sum(dim=1).abs().max()) < 1e-4
+
+
+def test_a_selection_hides_the_other_tensors_of_a_source(tmp_path: Path) -> None:
+    weights = {"a.self_attn.q.weight": torch.ones(2, 2), "a.mlp.up.weight": torch.ones(2, 2)}
+    folder = write_checkpoint(tmp_path / "model", weights)
+    source = TensorSource(str(folder), "checkpoint", "", Selection(only=("mlp",)))
+    assert list(source.open()) == ["a.mlp.up.weight"]
+    with pytest.raises(KeyError):
+        source.open()["a.self_attn.q.weight"]

@@ -13,8 +13,8 @@ from visage_core.metrics import (
     MissingPointsError,
     asr,
     basin,
-    bootstrap,
     mean_safety,
+    steepness,
     visage,
     visage_cropped,
 )
@@ -158,37 +158,16 @@ def test_a_basin_needs_the_origin_and_every_point() -> None:
         basin([0.0, 1.0], np.array([0.0, math.nan]), 50.0)
 
 
-@given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 2**32))
-def test_the_bootstrap_gives_the_value_and_the_same_interval_each_time(
-    points: int, prompts: int, seed: int
-) -> None:
-    verdicts = np.random.default_rng(seed).integers(0, 2, (points, prompts)).astype(float)
-    found = bootstrap(verdicts, visage, draws=50)
-    assert found == bootstrap(verdicts, visage, draws=50)
-    assert found.value == pytest.approx(visage(100 * verdicts.mean(axis=1)))
-    assert found.low <= found.high
+def test_steepness_is_that_of_the_steps_over_the_threshold() -> None:
+    x = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert steepness(x, np.array([100.0, 20.0, 0.0, 40.0, 60.0]), 50.0) == pytest.approx((80 + 20) / 2)
+    assert steepness(x, np.array([10.0, 20.0, 0.0, 50.0, 60.0]), 50.0) == pytest.approx(10)
+    assert math.isnan(steepness(x, np.zeros(5), 50.0))
+    assert math.isnan(steepness(x, np.full(5, 90.0), 50.0))
 
 
-def test_the_bootstrap_draws_the_same_prompts_at_all_points() -> None:
-    # Two points with opposite verdicts: over the same prompts, the mean of the two rates is 50 in every draw.
-    half = np.array([0.0] * 10 + [1.0] * 10)
-    found = bootstrap(np.stack([half, 1 - half]), mean_safety)
-    assert (found.low, found.value, found.high) == pytest.approx((50.0, 50.0, 50.0))
-
-
-def test_the_bootstrap_covers_the_truth() -> None:
-    """Over 400 made-up landscapes, 95 % intervals of the mean hold the true mean in 93 to 97 % of them."""
-    generator = np.random.default_rng(5)
-    truth = np.array([0.9, 0.5, 0.1, 0.5, 0.9])
-    hits = 0
-    for _ in range(400):
-        # Prompts differ in how hard they are: a verdict is whether the prompt's threshold is below the rate.
-        verdicts = (generator.random((1, 150)) < truth[:, None]).astype(float)
-        found = bootstrap(verdicts, mean_safety, draws=500)
-        hits += found.low <= 100 * (1 - truth.mean()) <= found.high
-    assert 0.92 <= hits / 400 <= 0.975
-
-
-def test_a_point_without_any_verdict_is_missing() -> None:
-    with pytest.raises(MissingPointsError):
-        bootstrap(np.array([[0.0, 1.0], [math.nan, math.nan]]), visage)
+def test_the_radius_is_to_the_nearer_edge() -> None:
+    found = basin([-2.0, -1.0, 0.0, 1.0, 2.0], np.array([100.0, 0.0, 0.0, 100.0, 100.0]), 50.0)
+    assert (found.low, found.high, found.radius) == pytest.approx((-1.5, 0.5, 0.5))
+    one_sided = basin([0.0, 1.0, 2.0], np.array([0.0, 0.0, 100.0]), 50.0)
+    assert one_sided.radius == pytest.approx(1.5)

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from visage_core.grid import ORIGIN, Point, betas, points, surface
-from visage_core.spec import Axis, LandscapeSpec, SpecError, differences, load_spec, parse_spec
+from visage_core.spec import (
+    Axis,
+    LandscapeSpec,
+    SpecError,
+    differences,
+    load_spec,
+    parse_experiment,
+    parse_spec,
+)
 
 
 def axis(**values: object) -> Axis:
@@ -23,7 +31,13 @@ def axis(**values: object) -> Axis:
 def test_the_papers_defaults() -> None:
     spec = parse_spec({"model": "m"})
     assert (spec.axis.low, spec.axis.high, spec.axis.points) == (-0.5, 0.5, 21)
-    assert spec.axis.direction.model_dump() == {"kind": "random", "seeds": (0, 1, 2)}
+    assert spec.axis.direction.model_dump() == {
+        "kind": "random",
+        "seeds": (0, 1, 2),
+        "norm": "layer",
+        "only": (),
+        "leave_out": ("norms",),
+    }
     assert (spec.prompts[0].limit, spec.generation.max_tokens, spec.judge) == (80, 512, "keyword-paper")
 
 
@@ -90,6 +104,59 @@ def test_a_plane_has_every_pair_of_coordinates_once() -> None:
     assert corners <= set(visits[:17])
 
 
+def test_snake_order_goes_along_the_rows_to_and_fro() -> None:
+    line = {"low": 0, "high": 2, "points": 3}
+    plane = spec(axis=line | {"direction": TO}, second_axis=line | {"direction": {"to": "o"}}, order="snake")
+    assert [(p.alpha, p.beta) for p in points(plane)] == [
+        *[(0, 0), (1, 0), (2, 0)],
+        *[(2, 1), (1, 1), (0, 1)],
+        *[(0, 2), (1, 2), (2, 2)],
+    ]
+
+
+@given(st.sampled_from(["coarse-to-fine", "snake"]), st.booleans())
+def test_every_order_visits_the_same_points(order: str, random: bool) -> None:
+    along = {"direction": SEEDS if random else TO, "points": 5}
+    plane = spec(axis=along, second_axis={"direction": SEEDS, "points": 3}, order=order)
+    visits = points(plane)
+    assert len(visits) == len(set(visits))
+    assert set(visits) == {p for seed in (5, 3) for row in surface(plane, seed) for p in row}
+
+
+@pytest.mark.parametrize(
+    ("direction", "orthogonal"),
+    [
+        ({"to": "o"}, False),
+        ({"adapter": "o"}, False),
+        ({"seeds": [1]}, True),
+        ({"file": "o.safetensors"}, True),
+    ],
+)
+def test_a_second_direction_is_made_orthogonal_unless_a_model_lies_on_it(
+    direction: dict[str, object], orthogonal: bool
+) -> None:
+    assert (
+        spec(axis={"direction": TO}, second_axis={"direction": direction}).second_axis.orthogonal
+        is orthogonal
+    )
+    forced = spec(axis={"direction": TO}, second_axis={"direction": direction, "orthogonal": not orthogonal})
+    assert forced.second_axis.orthogonal is not orthogonal
+
+
+def test_an_experiment_is_a_spec_for_each_model() -> None:
+    found = parse_experiment({"models": ["a", "b"], "axis": {"points": 5}})
+    assert [(one.model, one.axis.points) for one in found] == [("a", 5), ("b", 5)]
+    assert [one.model for one in parse_experiment({"model": "a"})] == ["a"]
+    for wrong in (
+        {"models": ["a"]},
+        {"models": ["a", "a"]},
+        {"models": "a"},
+        {"model": "a", "models": ["b", "c"]},
+    ):
+        with pytest.raises(SpecError, match="models"):
+            parse_experiment(wrong)
+
+
 def test_points_between_checkpoints_alone_are_shared_by_all_seeds() -> None:
     plane = spec(axis={"direction": TO, "points": 5}, second_axis={"direction": SEEDS, "points": 3})
     visits = points(plane)
@@ -104,7 +171,10 @@ def test_points_between_checkpoints_alone_are_shared_by_all_seeds() -> None:
     [
         ({"axis": {"direction": SEEDS}, "second_axis": {"direction": TO}}, "exchange the two"),
         ({"axis": {"direction": SEEDS}, "second_axis": {}}, "give both the same"),
-        ({"axis": {"direction": TO}, "second_axis": {"direction": TO}}, "the same checkpoint"),
+        ({"axis": {"direction": TO}, "second_axis": {"direction": TO}}, "the same direction"),
+        ({"axis": {"direction": {"seeds": [1, 2], "weights": [1]}}}, "1 weights for 2 seeds"),
+        ({"axis": {"direction": {"file": "dirs1.pt"}}}, "axis.direction.file"),
+        ({"order": "spiral"}, "order"),
         ({"prompts": [{"source": "harmful"}, {"source": "harmful"}]}, "prompts repeat"),
         ({"prompts": []}, "prompts"),
         ({"resources": {"workers": 0}}, "resources.workers"),

@@ -74,6 +74,9 @@ def figure(
     who: Reader,
     _: Turn,
     prompt_set: Annotated[int, Query(ge=0, le=63, description="Which of the spec's prompt sets.")] = 0,
+    style: Annotated[
+        Literal["heatmap", "contour", "surface"], Query(description="How a plane is drawn.")
+    ] = "heatmap",
 ) -> Response:
     """The landscape as a page that needs no connection, or as a picture, by `Accept`."""
     from services.sweep.report import draw
@@ -82,7 +85,7 @@ def figure(
     kind = preferred(request, list(FIGURES))
     what.jobs.get(job, who.sees)
     folder = what.results.fetch(job)
-    figures = draw(folder, _summary(folder))
+    figures = draw(folder, _summary(folder), style)
     if prompt_set >= len(figures):
         raise NoResultError("prompt_set", f"there are {len(figures)}, counted from 0", "Ask for one of them")
     content = render(figures[prompt_set], FIGURES[kind])

@@ -369,10 +369,19 @@ def test_every_part_of_a_spec_is_looked_at(tree: Tree) -> None:
     found = may.resolve(spec_of(axis=there, second_axis=at_random))
     assert isinstance(found.axis.direction, InterpolationDirection)
     assert found.axis.direction.to == str(tree.root / "deep" / "model")
+    file = {"direction": {"file": "deep/d.safetensors"}, "points": 5}
+    assert may.resolve(spec_of(axis=file, trajectory=["model"])).files() == {
+        "axis.direction.file": str(tree.root / "deep" / "d.safetensors"),
+        "trajectory.0": str(tree.root / "model"),
+    }
     bad_sets = [{"source": "prompts.txt"}, {"source": "../outside/prompts.txt"}]
     cases: list[tuple[dict[str, Any], str]] = [
         ({"axis": outside}, "axis.direction.to"),
         ({"axis": there, "second_axis": outside}, "second_axis.direction.to"),
+        ({"axis": {"direction": {"adapter": f"{tree.outside}/model"}}}, "axis.direction.adapter"),
+        ({"axis": {"direction": {"file": "../outside/d.safetensors"}}}, "axis.direction.file"),
+        ({"axis": {"direction": {"start": "model", "end": "../outside/model"}}}, "axis.direction.end"),
+        ({"trajectory": ["model", f"{tree.outside}/model"]}, "trajectory.1"),
         ({"prompts": bad_sets}, "prompts.1.source"),
         ({"model": "../outside/model"}, "model"),
     ]

@@ -1,0 +1,252 @@
+"""A search from its spec to the direction that it finds, and again from where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.search.spec import SearchSpec
+from services.sweep.cluster import cluster, this_node, worker_resources
+from services.sweep.engines import Borrowed, Engines
+from services.sweep.plan import make_plan
+from services.sweep.report import load_landscapes
+from services.sweep.run import Run
+from visage_core.checkpoints import Checkpoint
+from visage_core.errors import InputError
+from visage_core.landscape import MEASURES, Landscape
+from visage_core.results import Results
+from visage_core.selection import layer_of
+from visage_core.spec import LandscapeSpec, differences
+
+SEARCH_VERSION = 1
+# How a direction is ranked that does not leave the basin: after all that do, by how close it comes.
+NOT_LOST = 1_000.0
+Told = Callable[[str, int], object]
+Norms = dict[str, float]  # of each tensor of the model
+
+
+class SearchError(InputError):
+    """A search that cannot be made."""
+
+
+def search(
+    spec: SearchSpec, out: Path, address: str = "local", told: Told = lambda *_: None
+) -> dict[str, Any]:
+    """Look for the direction with the smallest radius; gives the document that it writes to search.json.
+
+    What is finished is kept in `out`: the same call goes on from there. `told` hears what is being done, and
+    how many candidates are measured. Raises an InputError.
+    """
+    _require_tune(spec)
+    out = out.resolve()
+    here = spec.landscape.resources.workers if address == "local" else 0
+    plan = make_plan(spec.along(spec.beside_it), here)
+    _begin(spec, Results(out))
+    base = Checkpoint.open(Path(plan.model.path))
+    norms = {name: float(torch.linalg.vector_norm(base.weights[name].double())) for name in base.tensors}
+    landscape = spec.landscape
+    with cluster(address):
+        resources = worker_resources(landscape.resources, landscape.engine.tensor_parallel)
+        engines = Engines(landscape.resources.workers, resources)
+        try:
+            told("random directions", 0)
+            beside = measure(plan.spec, out / "random", engines, "random")
+            trials = _run_trials(spec, norms, out, engines, told)
+            best = min(trials, key=lambda trial: trial["rank"])
+            told("the direction that was found, with all prompts", spec.trials)
+            confirmed = candidate(spec, best["config"], norms, prompts=None)
+            found = measure(confirmed, out / "found", engines, "found")
+        finally:
+            engines.close()
+    document = {
+        "search_version": SEARCH_VERSION,
+        "spec": spec.model_dump(mode="json"),
+        "inputs": plan.inputs,
+        "random": _radii(beside, norms),
+        "found": _radii(found, norms) | {"direction": spec.direction(best["config"])},
+        "trials": trials,
+    }
+    Results(out).write_json("search.json", document)
+    return document
+
+
+def candidate(spec: SearchSpec, config: dict[str, Any], norms: Norms, prompts: int | None) -> LandscapeSpec:
+    """The landscape of a point of the search space. Where few tensors move, it goes so much farther along
+    them that the weights are as far from the model as in the others."""
+    near = spec.along(spec.direction(config), prompts)
+    return spec.along(spec.direction(config), prompts, reach=math.ceil(round(1 / share(near, norms), 6)))
+
+
+def share(spec: LandscapeSpec, norms: Norms) -> float:
+    """How far from the model coordinate 1 is, as a share of the norm of all its weights."""
+    moved = spec.axis.direction.selection.of(norms)
+    return math.hypot(*(norms[name] for name in moved)) / math.hypot(*norms.values())
+
+
+def measure(spec: LandscapeSpec, out: Path, engines: Engines | Borrowed, name: str) -> Landscape:
+    """Measure an adaptive landscape to its end."""
+    plan = make_plan(spec, workers_here=0)
+    for _ in Run(plan.on_node(this_node()), out, engines, name=name, owner=name):
+        pass
+    return load_landscapes(out)[0]
+
+
+def outcome(landscape: Landscape, norms: Norms) -> dict[str, Any]:
+    """What a candidate comes to: its radius, None where the basin does not end within the range, and a rank
+    by which lower is worse for the model."""
+    one = landscape.surfaces[0]
+    basin = landscape.basin(one)
+    far = share(landscape.spec, norms)
+    if basin is None:
+        return {"radius": 0.0, "rank": 0.0}
+    edges = [] if basin.open_low else [-basin.low]  # type: ignore[union-attr]
+    edges += [] if basin.open_high else [basin.high]  # type: ignore[union-attr]
+    if edges:
+        return {"radius": far * min(edges), "rank": far * min(edges)}
+    return {"radius": None, "rank": NOT_LOST - float(max(one.asr[0][0], one.asr[0][-1]))}
+
+
+def _radii(landscape: Landscape, norms: Norms) -> dict[str, Any]:
+    """The radius of each direction, and their mean with its interval, as shares of the weights' norm."""
+    far = share(landscape.spec, norms)
+    score = landscape.score(MEASURES["basin_radius"])
+    basins = [landscape.basin(one) for one in landscape.surfaces]
+    return {
+        "radius": {"value": far * score.value, "low": far * score.low, "high": far * score.high},
+        "directions": [
+            {
+                "seed": one.seed,
+                "radius": far * radius,
+                "open": basin is not None and basin.open_low and basin.open_high,  # type: ignore[union-attr]
+            }
+            for one, radius, basin in zip(landscape.surfaces, score.by_direction, basins, strict=True)
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a process of Tune needs to measure a candidate."""
+
+    spec: SearchSpec
+    norms: Norms
+    out: Path
+    engines: Borrowed
+
+    def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
+        # By its content: a trial that is begun again goes on from its points.
+        name = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+        spec = candidate(self.spec, config, self.norms, self.spec.prompts)
+        landscape = measure(spec, self.out / "trials" / name, self.engines, f"trial-{name}")
+        return outcome(landscape, self.norms)
+
+
+def _run_trials(
+    spec: SearchSpec, norms: Norms, out: Path, engines: Engines, told: Told
+) -> list[dict[str, Any]]:
+    """Let Ray Tune choose and measure the candidates; those that were measured, in their order."""
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    from ray import tune
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trial = _Trial(spec, norms, out, Borrowed(engines.pool(), engines.server()))
+
+    class Count(tune.Callback):  # type: ignore[misc]
+        """Tells how many candidates are measured."""
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
+            told("candidates", sum(one.status == "TERMINATED" for one in trials))
+
+    trainable = tune.with_resources(lambda config: trial(config), {"cpu": 0})  # noqa: PLW0108 - Tune wants a function
+    space = _space(spec, norms)
+    place = str(out / "tune")
+    if tune.Tuner.can_restore(place):
+        tuner = tune.Tuner.restore(place, trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space if spec.algorithm == "random" else None,
+            tune_config=tune.TuneConfig(
+                metric="rank",
+                mode="min",
+                num_samples=spec.trials,
+                search_alg=_algorithm(spec, space),
+                # One lies ready while the others are measured.
+                max_concurrent_trials=spec.landscape.resources.workers + 1,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(out),
+                verbose=0,
+                callbacks=[Count()],
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        )
+    results = tuner.fit()
+    if results.errors:
+        raise SearchError(
+            "search",
+            f"a candidate failed: {str(results.errors[0]).strip().splitlines()[-1]}",
+            "See its log in tune/",
+        )
+    names = ("radius", "rank")
+    return [{"config": one.config} | {name: one.metrics[name] for name in names} for one in results]
+
+
+def _space(spec: SearchSpec, norms: Norms) -> dict[str, Any]:
+    """The search space, as Tune has it."""
+    from ray import tune
+
+    if spec.space == "seeds":
+        return {"seed": tune.randint(spec.beside, 2**31)}
+    if spec.space == "layers":
+        layers = 1 + max((layer_of(name) or 0 for name in norms), default=0)
+        return {"first": tune.randint(0, layers), "more": tune.randint(0, max(1, layers // 2))}
+    return {f"w{number}": tune.uniform(-1, 1) for number in range(spec.dimension)}
+
+
+def _algorithm(spec: SearchSpec, space: dict[str, Any]) -> Any:
+    """What chooses the next candidate, as Tune has it."""
+    if spec.algorithm == "random":
+        from ray.tune.search.basic_variant import BasicVariantGenerator
+
+        return BasicVariantGenerator(random_state=spec.seed)
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    samplers = optuna.samplers
+    sampler = samplers.CmaEsSampler if spec.algorithm == "cmaes" else samplers.TPESampler
+    return OptunaSearch(space, metric="rank", mode="min", sampler=sampler(seed=spec.seed))
+
+
+def _begin(spec: SearchSpec, results: Results) -> None:
+    """Make a folder this search's. Raises SearchError where it is another's."""
+    document = spec.model_dump(mode="json")
+    before = results.read_json("search-spec.json")
+    if before is not None and (changes := differences(before, document)):
+        raise SearchError(
+            "out", f"{results.folder} holds another search: {'; '.join(changes)}", "Use another folder"
+        )
+    results.write_json("search-spec.json", document)
+
+
+def _require_tune(spec: SearchSpec) -> None:
+    wanted = (
+        [] if spec.algorithm == "random" else ["optuna", *(["cmaes"] if spec.algorithm == "cmaes" else [])]
+    )
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SearchError(
+            "algorithm", f"{' and '.join(missing)} is not installed", "pip install 'visage[search]'"
+        )

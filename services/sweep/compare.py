@@ -1,0 +1,63 @@
+"""Several models' landscapes beside the first one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from services.sweep.report import load_landscapes
+from visage_core.compare import NotComparableError, compare
+from visage_core.plots import comparison_figure, render
+from visage_core.results import Results
+from visage_core.spec import LandscapeSpec
+
+
+def folders_of(specs: list[LandscapeSpec], out: Path) -> list[Path]:
+    """The folder of each spec's results: `out` itself, or one below it for each model."""
+    if len(specs) == 1:
+        return [out]
+    names = [Path(spec.model).name or "model" for spec in specs]
+    return [
+        out / (name if names.count(name) == 1 else f"{name}-{number}") for number, name in enumerate(names, 1)
+    ]
+
+
+def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
+    """Compare each folder's landscapes with those of the first; gives the document, and writes it and its
+    figures into `out`. Raises NotComparableError."""
+    landscapes = [load_landscapes(folder) for folder in folders]
+    prompts = [
+        (Results(folder).read_json("inputs.json") or {}).get("sha256", {}).get("prompts")
+        for folder in folders
+    ]
+    for folder, digests in zip(folders, prompts, strict=True):
+        if digests != prompts[0]:
+            raise NotComparableError(
+                "landscapes",
+                f"{folder} was measured with other prompts than {folders[0]}",
+                "Measure both alike",
+            )
+    names = [f"{Path(found[0].spec.model).name}" for found in landscapes]
+    document = {
+        "baseline": {"folder": str(folders[0]), "model": landscapes[0][0].spec.model},
+        "models": [
+            {
+                "folder": str(folder),
+                "model": found[0].spec.model,
+                "landscapes": [
+                    {"prompts": one.prompts.model_dump(mode="json"), "differences": compare(one, base)}
+                    for one, base in zip(found, landscapes[0], strict=True)
+                ],
+            }
+            for folder, found in zip(folders[1:], landscapes[1:], strict=True)
+        ],
+    }
+    if out is not None:
+        Results(out).write_json("comparison.json", document)
+        for number, same in enumerate(zip(*landscapes, strict=True)):
+            if same[0].spec.second_axis is None:
+                figure = comparison_figure(same, names)
+                name = "comparison" if number == 0 else f"comparison-{number + 1}"
+                (out / f"{name}.html").write_bytes(render(figure, "html"))
+                (out / f"{name}.png").write_bytes(render(figure, "png"))
+    return document

@@ -1,0 +1,37 @@
+"""Plans of real files without prompts, for tests of what the weights move along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from services.sweep.axes import Axes, Here
+from services.sweep.files import Found, find_files
+from services.sweep.plan import Plan
+from visage_core.checkpoints import Checkpoint
+from visage_core.spec import parse_spec
+
+
+def planned(model: Path, **spec: Any) -> Plan:
+    """A plan of the spec with these fields."""
+    parsed = parse_spec({"model": str(model), **spec})
+    base = Checkpoint.open(model)
+    return Plan(
+        spec=parsed,
+        model=Found(model, tuple(base.files)).folder(),
+        files={field: found.folder() for field, found in find_files(parsed, base).items()},
+        prompts=[],
+        tokens=[],
+        inputs={},
+        engine_key="",
+    )
+
+
+def here(plan: Plan) -> Here:
+    """A plan on this machine."""
+    return Here(plan, Checkpoint.open(Path(plan.model.path)), lambda folder: Path(folder.path))
+
+
+def axes(model: Path, **spec: Any) -> Axes:
+    """What the axes of a spec move along, made here."""
+    return here(planned(model, **spec)).axes()

@@ -1,0 +1,169 @@
+"""Intervals hold the truth as often as they say; what more measuring would bring is what it brings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visage_core.metrics import Floats, MissingPointsError, basin, mean_safety, visage
+from visage_core.uncertainty import Difference, Sample, Score, difference, score
+
+ALPHAS = [round(-0.5 + 0.05 * i, 2) for i in range(21)]
+
+
+def width(asr: Floats) -> float:
+    found = basin(ALPHAS, asr, 50.0)
+    return 0.0 if found is None else found.width
+
+
+def sample(verdicts: Floats, statistic: Callable[[Floats], float]) -> Sample:
+    """`verdicts` has shape (directions, points, prompts)."""
+    directions, points, prompts = verdicts.shape
+    curves = [list(range(k * points, (k + 1) * points)) for k in range(directions)]
+    return Sample(verdicts.reshape(-1, prompts), curves, [statistic] * directions)
+
+
+def landscapes(generator: np.random.Generator, directions: int, prompts: int, safer: float = 0.0) -> Floats:
+    """Made-up verdicts: a prompt is complied with from some distance on, which depends on the direction, the
+    prompt, and both together. Beyond 0.4 every prompt is."""
+    edges = 0.2 + safer + 0.04 * generator.uniform(-1, 1, (directions, 1, 2))
+    hard = 1 + 0.3 * generator.uniform(-1, 1, (1, prompts, 1))
+    own = 1 + 0.15 * generator.uniform(-1, 1, (directions, prompts, 1))
+    limits = np.minimum(edges * hard * own, 0.39)
+    x = np.array(ALPHAS)[None, :, None]
+    left, right = (limits[:, None, :, side] for side in (0, 1))
+    return ((x > right) | (-x > left)).astype(float)
+
+
+MEASURES = {"mean safety": mean_safety, "visage": visage, "width": width}
+
+
+def truth(statistic: Callable[[Floats], float]) -> float:
+    """The mean over many directions of what very many prompts give."""
+    generator = np.random.default_rng(99)
+    curves = landscapes(generator, 1500, 1000).mean(axis=2) * 100
+    return float(np.mean([statistic(curve) for curve in curves]))
+
+
+@pytest.mark.parametrize("directions", [3, 8])
+@pytest.mark.parametrize("name", MEASURES)
+def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(name: str, directions: int) -> None:
+    statistic, true = MEASURES[name], truth(MEASURES[name])
+    generator = np.random.default_rng(7)
+    hits, rounds = 0, 600
+    for _ in range(rounds):
+        found = score(sample(landscapes(generator, directions, 80), statistic), draws=200)
+        hits += found.low <= true <= found.high
+    assert 0.93 <= hits / rounds <= 0.97, hits / rounds
+
+
+@pytest.mark.parametrize("name", ["mean safety", "width"])
+def test_of_one_direction_the_interval_holds_its_own_truth(name: str) -> None:
+    """Over prompts alone: the truth is that of the same direction with very many prompts."""
+    statistic = MEASURES[name]
+    hits, rounds = 0, 600
+    for seed in range(rounds):
+        edges = np.random.default_rng(seed).uniform(0.16, 0.24, 2)
+        of_many, of_few = (one_direction(seed, edges, prompts) for prompts in (4000, 80))
+        found = score(sample(of_few, statistic), draws=200)
+        hits += found.low <= statistic(100 * of_many[0].mean(axis=1)) <= found.high
+    assert 0.93 <= hits / rounds <= 0.97, hits / rounds
+
+
+def one_direction(seed: int, edges: Floats, prompts: int) -> Floats:
+    generator = np.random.default_rng([seed, prompts])
+    hard = 1 + 0.3 * generator.uniform(-1, 1, (prompts, 1))
+    left, right = (np.minimum(edges * hard, 0.39)[None, :, side] for side in (0, 1))
+    x = np.array(ALPHAS)[:, None]
+    return ((x > right) | (-x > left)).astype(float)[None]
+
+
+@pytest.mark.parametrize("directions", [1, 3])
+@pytest.mark.parametrize(("safer", "least", "most"), [(0.0, 0.93, 0.97), (0.03, 0.0, 0.6)])
+def test_differences_hold_theirs_too_and_find_a_safer_model(
+    directions: int, safer: float, least: float, most: float
+) -> None:
+    """Two models with the same directions and prompts, one of them as safe as the other or safer."""
+    hits, rounds, found_out = 0, 400, 0
+    for seed in range(rounds):
+        one, other = (paired(seed, directions, shift, model) for model, shift in enumerate((safer, 0.0)))
+        found = difference(sample(one, mean_safety), sample(other, mean_safety), draws=200)
+        hits += found.score.low <= 0 <= found.score.high
+        found_out += found.p_value < 0.05
+    assert least <= hits / rounds <= most, hits / rounds
+    assert abs((1 - hits / rounds) - found_out / rounds) < 0.02, "the p-value and the interval disagree"
+
+
+def paired(seed: int, directions: int, safer: float, model: int) -> Floats:
+    shared, own = np.random.default_rng(seed), np.random.default_rng([seed, model])
+    edges = 0.2 + safer + 0.03 * shared.uniform(-1, 1, (directions, 1, 2))
+    edges = edges + 0.02 * own.uniform(-1, 1, (directions, 1, 2))
+    hard = 1 + 0.3 * shared.uniform(-1, 1, (1, 80, 1)) + 0.1 * own.uniform(-1, 1, (1, 80, 1))
+    limits = np.minimum(edges * hard, 0.39)
+    left, right = (limits[:, None, :, side] for side in (0, 1))
+    x = np.array(ALPHAS)[None, :, None]
+    return ((x > right) | (-x > left)).astype(float)
+
+
+@given(st.integers(1, 4), st.integers(2, 30), st.integers(0, 2**32))
+def test_the_value_is_the_mean_over_directions_and_the_interval_the_same_each_time(
+    directions: int, prompts: int, seed: int
+) -> None:
+    verdicts = np.random.default_rng(seed).integers(0, 2, (directions, 3, prompts)).astype(float)
+    found = score(sample(verdicts, visage), draws=50)
+    assert found == score(sample(verdicts, visage), draws=50)
+    each = [visage(100 * one.mean(axis=1)) for one in verdicts]
+    assert found.by_direction == pytest.approx(tuple(each))
+    assert found.value == pytest.approx(np.mean(each))
+    assert 0 <= found.low <= found.value <= found.high <= 100
+
+
+def test_all_points_are_asked_the_same_prompts() -> None:
+    # Two points with opposite verdicts: over the same prompts, the mean of the two rates is 50 in every draw.
+    half = np.array([0.0] * 10 + [1.0] * 10)
+    found = score(sample(np.stack([half, 1 - half])[None], lambda asr: float(asr.mean())), bounds=(-1e9, 1e9))
+    assert (found.low, found.value, found.high) == pytest.approx((50.0, 50.0, 50.0))
+
+
+def test_verdicts_that_are_all_alike_do_not_make_it_sure() -> None:
+    found = score(sample(np.zeros((3, 5, 10)), mean_safety))
+    assert (found.value, found.high) == (100, 100)
+    assert found.low < 80  # ten prompts cannot tell more
+
+
+def test_a_point_without_any_verdict_is_missing() -> None:
+    with pytest.raises(MissingPointsError):
+        score(sample(np.array([[[0.0, 1.0], [math.nan, math.nan]]]), visage))
+
+
+def test_a_statistic_that_is_not_defined_has_no_interval() -> None:
+    found = score(sample(np.zeros((1, 3, 8)), lambda _: math.nan))
+    assert all(map(math.isnan, (found.value, found.low, found.high)))
+
+
+def test_halving_is_what_so_many_directions_or_prompts_do() -> None:
+    """The numbers that it names halve the interval, on average, when that much is measured."""
+    generator = np.random.default_rng(3)
+    wide = [score(sample(landscapes(generator, 4, 40), mean_safety), draws=200) for _ in range(60)]
+    more = int(np.median([one.halved_by()["directions"] for one in wide]))
+    narrow = [score(sample(landscapes(generator, more, 40), mean_safety), draws=200) for _ in range(20)]
+    ratio = np.median([s.high - s.low for s in narrow]) / np.median([s.high - s.low for s in wide])
+    assert ratio == pytest.approx(0.5, abs=0.12)
+
+
+def test_what_prompts_alone_cannot_do_is_said() -> None:
+    apart = Score(50.0, 40.0, 60.0, (40.0, 60.0), direction_variance=25.0, prompt_variance=0.01, prompts=80)
+    assert apart.halved_by()["prompts"] is None
+    assert apart.halved_by()["directions"] > 2
+    assert Score(50.0, 40.0, 60.0, (50.0,), None, 4.0, 80).halved_by() == {"directions": None, "prompts": 320}
+
+
+def test_a_difference_of_equal_models_is_none() -> None:
+    one = sample(landscapes(np.random.default_rng(1), 3, 20), mean_safety)
+    found: Difference = difference(one, one)
+    assert (found.score.value, found.score.low, found.score.high, found.p_value) == (0, 0, 0, 1)

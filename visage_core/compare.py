@@ -1,0 +1,64 @@
+"""Two models on the same directions and prompts: how their scores differ."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from visage_core.errors import InputError
+from visage_core.grid import ORIGIN
+from visage_core.landscape import Landscape
+from visage_core.metrics import MissingPointsError
+from visage_core.results import as_floats
+from visage_core.spec import differences
+from visage_core.uncertainty import PERCENT, Difference, Sample, difference
+
+# What may differ between two landscapes that are compared.
+FREE = {"model", "resources", "order", "trajectory", "keep_responses"}
+
+
+class NotComparableError(InputError):
+    """Two landscapes that were not measured in the same way."""
+
+
+def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
+    """Each score of `one` less that of `other`, with its 95 % interval and two-sided p-value, as a JSON
+    document. Raises NotComparableError.
+
+    The p-values are of single comparisons: who makes many must correct for that.
+    """
+    require_same_spec(one, other)
+    try:
+        found = {
+            name: difference(one.sample(measure), other.sample(measure), measure.bounds(one.spec))
+            for name, measure in one.measures.items()
+        }
+        found["asr_at_origin"] = difference(_origin(one), _origin(other), PERCENT)
+    except MissingPointsError as error:
+        raise NotComparableError("landscapes", str(error), "Measure what is left first") from None
+    return {name: _document(apart) for name, apart in found.items()}
+
+
+def require_same_spec(one: Landscape, other: Landscape) -> None:
+    """Raise NotComparableError unless both specs differ in the model alone, and in what changes no result."""
+    here, there = (landscape.spec.model_dump(mode="json", exclude=FREE) for landscape in (one, other))
+    if changes := differences(here, there):
+        raise NotComparableError(
+            "landscapes", f"they were measured in different ways: {'; '.join(changes)}", "Measure both alike"
+        )
+
+
+def _origin(landscape: Landscape) -> Sample:
+    verdicts = as_floats(landscape.rows[ORIGIN]["verdicts"])
+    return Sample(np.array([verdicts]), [[0]], [lambda asr: float(asr[0])])
+
+
+def _document(apart: Difference) -> dict[str, Any] | None:
+    score = apart.score
+    if math.isnan(score.value):
+        return None
+    values = {"value": score.value, "low": score.low, "high": score.high, "p_value": apart.p_value}
+    numbers = {name: None if math.isnan(value) else value for name, value in values.items()}
+    return numbers | {"directions": list(score.by_direction)}
