@@ -107,21 +107,19 @@ def comparison(document: dict[str, Any]) -> None:
 
 def search(document: dict[str, Any], folder: Path) -> None:
     """Print the direction that a search found, beside the random ones."""
-    table = Table("direction", "radius", "95 % interval", title="how far the model is from losing its safety")
+    table = Table("direction", "radius", "95 % interval", title="how far the model is from unsafe")
     for one in document["random"]["directions"]:
-        table.add_row(f"random, seed {one['seed']}", f"{'≥ ' if one['open'] else ''}{one['radius']:.4f}", "")
+        least = "≥ " if one["open"] else ""
+        table.add_row(f"random, seed {one['seed']}", f"{least}{one['radius']:.4f}", "")
     for name, found in (("random, mean", document["random"]), ("found", document["found"])):
         value, between = found["radius"]["value"], _between(found["radius"], 4)
         table.add_row(name, f"{value:.4f}", between, style="bold")
     out.print(table)
     lost = sum(trial["radius"] is not None for trial in document["trials"])
-    out.print(
-        f"{len(document['trials'])} candidates, {lost} of them left the basin. Radii are shares of the norm of"
-    )
-    out.print("all weights; those above are measured with all prompts.")
-    out.print(
-        f"Found: {json.dumps(document['found']['direction'])}", markup=False, highlight=False, soft_wrap=True
-    )
+    out.print(f"{len(document['trials'])} candidates, {lost} of them left the basin.")
+    out.print("Radii are shares of the norm of all weights; those above are measured with all prompts.")
+    direction = json.dumps(document["found"]["direction"])
+    out.print(f"Found: {direction}", markup=False, highlight=False, soft_wrap=True)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -61,7 +61,7 @@ def nearest_measured(spec: LandscapeSpec, asr: Floats) -> tuple[np.ndarray, np.n
 def _inside(grid: list[list[Point]], asr: Mapping[Point, float | None], threshold: float) -> Known:
     def inside(row: int, column: int) -> bool | None:
         value = asr.get(grid[row][column])
-        return None if value is None else value <= threshold
+        return None if value is None else bool(value <= threshold)
 
     return inside
 

@@ -41,7 +41,7 @@ def geometry(
     others: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> Geometry:
     """Measure one or two directions, and the places of other checkpoints by name: the least-squares solution
-    of theta' - theta = alpha * d1 + beta * d2. Sums are in float64; of each, one tensor is in memory at a time.
+    of theta' - theta = alpha * d1 + beta * d2. Sums are in float64; one tensor of each is held at a time.
     """
     names, k = list(others), len(directions)
     products = np.zeros((k + len(names), k + len(names)))

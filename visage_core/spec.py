@@ -112,7 +112,7 @@ class FileDirection(Movement):
     file: str = Field(
         min_length=1,
         pattern=r"\.safetensors$",
-        description="A safetensors file; `visage import-direction` makes one of a dirs*.pt of the paper's code.",
+        description="A safetensors file; `visage import-direction` makes one of the paper's dirs*.pt.",
     )
     norm: Norm = Field(default="none", description="Rescale it as random directions are; none leaves it.")
 
@@ -130,7 +130,7 @@ class CombinationDirection(Movement):
     def _fit(self) -> Self:
         if len(self.weights) != len(self.seeds) or not any(self.weights):
             raise ValueError(
-                f"{len(self.weights)} weights for {len(self.seeds)} seeds; give one for each, not all of them 0"
+                f"{len(self.weights)} weights for {len(self.seeds)} seeds; give one for each, not all 0"
             )
         return self
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 from visage_core.metrics import (
     S_MAX,
@@ -33,6 +34,7 @@ DRAWS = 1000
 FEWEST_POINTS = 5  # A running estimate needs so many points of each direction.
 MOST_DEFINED_MISSING = 0.05
 MOST = 100_000
+LEAST_P = 1e-12
 BLOCK = 2_000_000  # ASRs in memory at a time: of a large plane, not all draws
 
 
@@ -40,12 +42,15 @@ BLOCK = 2_000_000  # ASRs in memory at a time: of a large plane, not all draws
 class Score(Interval):
     """A score with its 95 % interval, and what the interval is made of.
 
-    `by_direction` has the statistic of each direction. `direction_variance` is the variance that the choice
-    of directions adds to the score (None where there is one direction), `prompt_variance` that of the prompts.
+    `by_direction` has the statistic of each direction. Of the score's variance, `direction_variance` is what
+    the choice of directions adds, and how each answers to the prompts in a way of its own, which by itself is
+    `mixed_variance`; `prompt_variance` is what the prompts add to all directions alike. Of one direction the
+    first two are None.
     """
 
     by_direction: tuple[float, ...]
     direction_variance: float | None
+    mixed_variance: float | None
     prompt_variance: float
     prompts: int
 
@@ -56,14 +61,19 @@ class Score(Interval):
     def halved_by(self) -> dict[str, int | None]:
         """How many directions, or how many prompts, would make the interval half as wide; None where no
         number of them would, or where there is one direction."""
-        between, within, k, n = self.direction_variance, self.prompt_variance, self.directions, self.prompts
-        if between is None:
+        k, n, within = self.directions, self.prompts, self.prompt_variance
+        if self.direction_variance is None or self.mixed_variance is None:
             return {"directions": None, "prompts": 4 * n if within else None}
-        target = _half_width(between, within, k, n) / 2
-        return {
-            "directions": _smallest(lambda m: _half_width(between * k / m, within, m, n) <= target, k),
-            "prompts": _smallest(lambda m: _half_width(between, within * n / m, k, m) <= target, n),
-        }
+        between, mixed = self.direction_variance, self.mixed_variance
+        target = _half_width(between, within, k) / 2
+
+        def of_directions(m: int) -> bool:
+            return _half_width(between * k / m, within, m) <= target
+
+        def of_prompts(m: int) -> bool:
+            return _half_width(between - mixed + mixed * n / m, within * n / m, k) <= target
+
+        return {"directions": _smallest(of_directions, k), "prompts": _smallest(of_prompts, n)}
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,9 @@ def score(sample: Sample, bounds: Bounds = PERCENT, *, seed: int = 0, draws: int
     """A statistic averaged over the directions; `bounds` are the least and greatest values it can have.
 
     Of one direction the interval is the percentile interval of a bootstrap over prompts: it says nothing of
-    other directions. Of several it is a t interval whose variance has both components (`_between`). Raises
-    MissingPointsError where a point has nothing judged.
+    other directions. Of several it adds, in quadrature, the t interval over directions and the normal one of
+    what the prompts do to all of them alike (`_half_width`). Raises MissingPointsError where a point has
+    nothing judged.
     """
     values, drawn = _draws(sample, seed, draws)
     return _score(values, drawn, sample.verdicts.shape[1], bounds)
@@ -113,11 +124,9 @@ def difference(
         means = means[~np.isnan(means)]
         tail = min(np.sum(means <= 0), np.sum(means >= 0))
         return Difference(found, min(1.0, 2 * (tail + 1) / (len(means) + 1)))
-    error = math.sqrt(found.direction_variance + found.prompt_variance)
-    if error == 0:
-        return Difference(found, 1.0 if found.value == 0 else 0.0)
-    freedom = _freedom(found.direction_variance, found.prompt_variance, found.directions, found.prompts)
-    return Difference(found, float(2 * stats.t.sf(abs(found.value) / error, freedom)))
+    return Difference(
+        found, _p_value(found.value, found.direction_variance, found.prompt_variance, found.directions)
+    )
 
 
 def running_visage(
@@ -187,47 +196,54 @@ def _score(values: Floats, drawn: Floats, prompts: int, bounds: Bounds) -> Score
     kept = drawn[~np.isnan(drawn).any(axis=1)]
     value, by_direction = float(values.mean()), tuple(map(float, values))
     if math.isnan(value) or len(kept) < (1 - MOST_DEFINED_MISSING) * len(drawn):
-        nan = math.nan
-        return Score(value, nan, nan, by_direction, None if len(values) == 1 else nan, nan, prompts)
+        nan, none = math.nan, None if len(values) == 1 else math.nan
+        return Score(value, nan, nan, by_direction, none, none, nan, prompts)
+    between = mixed = None
     means = kept.mean(axis=1)
     within = float(np.var(means, ddof=1))
     if len(values) == 1:
         low, high = map(float, np.percentile(means, [2.5, 97.5]))
-        between = None
     else:
-        between = _between(values, kept)
-        half = _half_width(between, within, len(values), prompts)
+        between, mixed = _of_directions(values, kept)
+        within = max(0.0, within - mixed)  # the mean over directions has that part of it too
+        half = _half_width(between, within, len(values))
         low, high = value - half, value + half
     if within == 0 and bounds == PERCENT:
         # Verdicts that are all alike would make it sure of what a few prompts cannot tell.
         least = wilson(value / 100, prompts)
         low, high = min(low, least.low), max(high, least.high)
     low, high = max(bounds[0], low), min(bounds[1], high)
-    return Score(value, low, high, by_direction, between, within, prompts)
+    return Score(value, low, high, by_direction, between, mixed, within, prompts)
 
 
-def _between(values: Floats, drawn: Floats) -> float:
-    """The variance that the choice of directions adds to their mean.
-
-    The directions' values differ by themselves, and because each answers to the prompts in a way of its own;
-    the bootstrap over prompts has the second part too, so it is taken off here (the crossed design of
-    Owen, "The pigeonhole bootstrap", 2007).
+def _of_directions(values: Floats, drawn: Floats) -> tuple[float, float]:
+    """The variance of the directions' mean by how they differ, and the part of it that is there because each
+    answers to the prompts in a way of its own (the crossed design of Owen, "The pigeonhole bootstrap", 2007).
     """
     k = len(values)
+    between = float(np.var(values, ddof=1)) / k
     own = drawn - drawn.mean(axis=1, keepdims=True)
-    of_prompts = float(np.var(own, axis=0, ddof=1).sum()) / (k - 1)
-    return max(0.0, float(np.var(values, ddof=1)) - of_prompts) / k
+    return between, min(between, float(np.var(own, axis=0, ddof=1).sum()) / (k - 1) / k)
 
 
-def _freedom(between: float, within: float, directions: int, prompts: int) -> float:
-    """Degrees of freedom of the sum of both variances (Satterthwaite 1946)."""
-    least = between**2 / (directions - 1) + within**2 / max(1, prompts - 1)
-    return (between + within) ** 2 / least if least else math.inf
+def _half_width(between: float, within: float, directions: int, level: float = 0.95) -> float:
+    """Half of an interval for a sum of two independent errors, from those of each: t with few degrees of
+    freedom for the directions, normal for the prompts (the method of variance estimates recovery: Zou,
+    Donner, "Construction of confidence limits about effect measures", 2008)."""
+    tail = (1 - level) / 2
+    of_directions = float(stats.t.isf(tail, directions - 1)) * math.sqrt(between)
+    return math.hypot(of_directions, float(stats.norm.isf(tail)) * math.sqrt(within))
 
 
-def _half_width(between: float, within: float, directions: int, prompts: int) -> float:
-    freedom = _freedom(between, within, directions, prompts)
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(between + within)
+def _p_value(value: float, between: float, within: float, directions: int) -> float:
+    """One minus the level of the interval that just reaches 0."""
+    if between + within == 0:
+        return 1.0 if value == 0 else 0.0
+
+    def reaches(p: float) -> float:
+        return _half_width(between, within, directions, 1 - p) - abs(value)
+
+    return 1.0 if value == 0 else 0.0 if reaches(LEAST_P) < 0 else float(brentq(reaches, LEAST_P, 1.0))
 
 
 def _smallest(enough: Callable[[int], bool], above: int) -> int | None:

@@ -20,7 +20,7 @@ from services.sweep.run import open_runs
 from services.sweep.schedule import Shard
 from services.sweep.worker import CONCURRENCY, Worker
 from visage_core.checkpoints import Checkpoint
-from visage_core.directions import random_direction
+from visage_core.directions import direction_tensors, random_values
 from visage_core.grid import Point
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec, parse_spec
@@ -105,7 +105,9 @@ def _reference_procedure(plan: Plan, alpha: float) -> float:
 
     quiet()
     model = AutoModelForCausalLM.from_pretrained(plan.model.path, dtype=torch.float32).eval()
-    direction = dict(random_direction(Checkpoint.open(Path(plan.model.path)), SEED))
+    base = Checkpoint.open(Path(plan.model.path))
+    names = plan.spec.axis.direction.selection.of(base.tensors)
+    direction = dict(direction_tensors(base, names, random_values(SEED), "layer"))
     begin = time.perf_counter()
     weights = model.state_dict()
     for name, tensor in direction.items():

@@ -139,4 +139,4 @@ def _plan(points: int, workers: int) -> Plan:
     spec = parse_spec(document)
     prompts = PromptSet("fake", tuple(f"prompt {number}" for number in range(PROMPTS)))
     folder = Folder("/nowhere", "0" * 64, ())
-    return Plan(spec, folder, (None, None), [prompts], [[0]] * PROMPTS, {}, "fake")
+    return Plan(spec, folder, {}, [prompts], [[0]] * PROMPTS, {}, "fake")

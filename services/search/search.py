@@ -167,7 +167,10 @@ def _run_trials(
         def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
             told("candidates", sum(one.status == "TERMINATED" for one in trials))
 
-    trainable = tune.with_resources(lambda config: trial(config), {"cpu": 0})  # noqa: PLW0108 - Tune wants a function
+    def measured(config: dict[str, Any]) -> dict[str, Any]:  # Tune wants a function
+        return trial(config)
+
+    trainable = tune.with_resources(measured, {"cpu": 0})
     space = _space(spec, norms)
     place = str(out / "tune")
     if tune.Tuner.can_restore(place):

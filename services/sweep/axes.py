@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock
@@ -132,8 +132,9 @@ class Here:
             source = TensorSource(str(paths["file"] / file[0]), "direction")
             tensors = source.open()
             return self._made_each(axis, stored_values(tensors), list(tensors), digests, along)
-        kind, field = ("checkpoint", "to") if direction.kind == "interpolation" else ("adapter", "adapter")
-        source = TensorSource(str(paths[field]), kind, digests[0], direction.selection)  # type: ignore[arg-type]
+        (path,) = paths.values()
+        kind: Literal["checkpoint", "adapter"] = "adapter" if direction.kind == "adapter" else "checkpoint"
+        source = TensorSource(str(path), kind, digests[0], direction.selection)
         if not along:
             return {None: source}
         opened = OpenDirection.of(source)

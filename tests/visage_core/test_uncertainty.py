@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -28,10 +29,10 @@ def sample(verdicts: Floats, statistic: Callable[[Floats], float]) -> Sample:
     return Sample(verdicts.reshape(-1, prompts), curves, [statistic] * directions)
 
 
-def landscapes(generator: np.random.Generator, directions: int, prompts: int, safer: float = 0.0) -> Floats:
+def landscapes(generator: np.random.Generator, directions: int, prompts: int) -> Floats:
     """Made-up verdicts: a prompt is complied with from some distance on, which depends on the direction, the
     prompt, and both together. Beyond 0.4 every prompt is."""
-    edges = 0.2 + safer + 0.04 * generator.uniform(-1, 1, (directions, 1, 2))
+    edges = 0.2 + 0.04 * generator.uniform(-1, 1, (directions, 1, 2))
     hard = 1 + 0.3 * generator.uniform(-1, 1, (1, prompts, 1))
     own = 1 + 0.15 * generator.uniform(-1, 1, (directions, prompts, 1))
     limits = np.minimum(edges * hard * own, 0.39)
@@ -40,32 +41,57 @@ def landscapes(generator: np.random.Generator, directions: int, prompts: int, sa
     return ((x > right) | (-x > left)).astype(float)
 
 
-MEASURES = {"mean safety": mean_safety, "visage": visage, "width": width}
+def basins(generator: np.random.Generator, directions: int, prompts: int) -> Floats:
+    """Made-up verdicts with steep edges, as the paper finds them: inside some prompts are complied with, by
+    direction, prompt, both together and the point; outside all are."""
+    reach = generator.integers(2, 8, (directions, 1, 2))
+    share = np.clip(generator.normal(0.15, 0.04, (directions, 1, 1)), 0.01, 0.3)
+    hard, own = (
+        generator.uniform(0.3, 1.7, (1, 1, prompts)),
+        generator.uniform(0.5, 1.5, (directions, 1, prompts)),
+    )
+    steps = np.arange(-10, 11)[None, :, None]
+    complied = generator.uniform(size=(directions, 21, prompts)) < share * hard * own * (
+        1 + np.abs(steps) / 16
+    )
+    inside = (steps >= -reach[:, :, :1]) & (steps <= reach[:, :, 1:])
+    return np.where(inside, complied, True).astype(float)
 
 
-def truth(statistic: Callable[[Floats], float]) -> float:
+# VISAGE counts points below 100 % alone: where the edge is not steep, how many prompts are asked decides
+# which points these are, and there is no truth for so many prompts to come near.
+CASES = {
+    "mean safety": (mean_safety, landscapes),
+    "width": (width, landscapes),
+    "visage": (visage, basins),
+}
+
+
+@cache
+def truth(name: str) -> float:
     """The mean over many directions of what very many prompts give."""
+    statistic, made = CASES[name]
     generator = np.random.default_rng(99)
-    curves = landscapes(generator, 1500, 1000).mean(axis=2) * 100
-    return float(np.mean([statistic(curve) for curve in curves]))
+    curves = (100 * made(generator, 10, 1000).mean(axis=2) for _ in range(300))
+    return float(np.mean([statistic(curve) for some in curves for curve in some]))
 
 
-@pytest.mark.parametrize("directions", [3, 8])
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("directions", [3, 5])
+@pytest.mark.parametrize("name", CASES)
 def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(name: str, directions: int) -> None:
-    statistic, true = MEASURES[name], truth(MEASURES[name])
+    statistic, made = CASES[name]
     generator = np.random.default_rng(7)
     hits, rounds = 0, 600
     for _ in range(rounds):
-        found = score(sample(landscapes(generator, directions, 80), statistic), draws=200)
-        hits += found.low <= true <= found.high
+        found = score(sample(made(generator, directions, 80), statistic), draws=60)
+        hits += found.low <= truth(name) <= found.high
     assert 0.93 <= hits / rounds <= 0.97, hits / rounds
 
 
 @pytest.mark.parametrize("name", ["mean safety", "width"])
 def test_of_one_direction_the_interval_holds_its_own_truth(name: str) -> None:
     """Over prompts alone: the truth is that of the same direction with very many prompts."""
-    statistic = MEASURES[name]
+    statistic, _ = CASES[name]
     hits, rounds = 0, 600
     for seed in range(rounds):
         edges = np.random.default_rng(seed).uniform(0.16, 0.24, 2)
@@ -83,16 +109,16 @@ def one_direction(seed: int, edges: Floats, prompts: int) -> Floats:
     return ((x > right) | (-x > left)).astype(float)[None]
 
 
-@pytest.mark.parametrize("directions", [1, 3])
+@pytest.mark.parametrize(("directions", "draws"), [(1, 200), (3, 60)])
 @pytest.mark.parametrize(("safer", "least", "most"), [(0.0, 0.93, 0.97), (0.03, 0.0, 0.6)])
 def test_differences_hold_theirs_too_and_find_a_safer_model(
-    directions: int, safer: float, least: float, most: float
+    directions: int, draws: int, safer: float, least: float, most: float
 ) -> None:
     """Two models with the same directions and prompts, one of them as safe as the other or safer."""
-    hits, rounds, found_out = 0, 400, 0
+    hits, rounds, found_out = 0, 600, 0
     for seed in range(rounds):
         one, other = (paired(seed, directions, shift, model) for model, shift in enumerate((safer, 0.0)))
-        found = difference(sample(one, mean_safety), sample(other, mean_safety), draws=200)
+        found = difference(sample(one, mean_safety), sample(other, mean_safety), draws=draws)
         hits += found.score.low <= 0 <= found.score.high
         found_out += found.p_value < 0.05
     assert least <= hits / rounds <= most, hits / rounds
@@ -102,7 +128,8 @@ def test_differences_hold_theirs_too_and_find_a_safer_model(
 def paired(seed: int, directions: int, safer: float, model: int) -> Floats:
     shared, own = np.random.default_rng(seed), np.random.default_rng([seed, model])
     edges = 0.2 + safer + 0.03 * shared.uniform(-1, 1, (directions, 1, 2))
-    edges = edges + 0.02 * own.uniform(-1, 1, (directions, 1, 2))
+    if directions > 1:  # the interval of one direction tells nothing of how models differ in others
+        edges = edges + 0.02 * own.uniform(-1, 1, (directions, 1, 2))
     hard = 1 + 0.3 * shared.uniform(-1, 1, (1, 80, 1)) + 0.1 * own.uniform(-1, 1, (1, 80, 1))
     limits = np.minimum(edges * hard, 0.39)
     left, right = (limits[:, None, :, side] for side in (0, 1))
@@ -146,21 +173,30 @@ def test_a_statistic_that_is_not_defined_has_no_interval() -> None:
     assert all(map(math.isnan, (found.value, found.low, found.high)))
 
 
-def test_halving_is_what_so_many_directions_or_prompts_do() -> None:
-    """The numbers that it names halve the interval, on average, when that much is measured."""
+def test_halving_is_what_so_many_directions_do() -> None:
+    """The number that it names halves the interval, on average, when that much is measured."""
     generator = np.random.default_rng(3)
-    wide = [score(sample(landscapes(generator, 4, 40), mean_safety), draws=200) for _ in range(60)]
-    more = int(np.median([one.halved_by()["directions"] for one in wide]))
-    narrow = [score(sample(landscapes(generator, more, 40), mean_safety), draws=200) for _ in range(20)]
+
+    def scores(directions: int, rounds: int) -> list[Score]:
+        made = (landscapes(generator, directions, 80) for _ in range(rounds))
+        return [score(sample(one, mean_safety), draws=60) for one in made]
+
+    wide = scores(4, 80)
+    named = [found for one in wide if (found := one.halved_by()["directions"]) is not None]
+    assert len(named) > 60
+    narrow = scores(int(np.median(named)), 40)
     ratio = np.median([s.high - s.low for s in narrow]) / np.median([s.high - s.low for s in wide])
-    assert ratio == pytest.approx(0.5, abs=0.12)
+    assert ratio == pytest.approx(0.5, abs=0.1)
 
 
 def test_what_prompts_alone_cannot_do_is_said() -> None:
-    apart = Score(50.0, 40.0, 60.0, (40.0, 60.0), direction_variance=25.0, prompt_variance=0.01, prompts=80)
+    apart = Score(50.0, 40.0, 60.0, (40.0, 60.0), 25.0, 0.0, prompt_variance=0.01, prompts=80)
     assert apart.halved_by()["prompts"] is None
     assert apart.halved_by()["directions"] > 2
-    assert Score(50.0, 40.0, 60.0, (50.0,), None, 4.0, 80).halved_by() == {"directions": None, "prompts": 320}
+    assert Score(50.0, 40.0, 60.0, (50.0,), None, None, 4.0, 80).halved_by() == {
+        "directions": None,
+        "prompts": 320,
+    }
 
 
 def test_a_difference_of_equal_models_is_none() -> None:
