@@ -100,7 +100,8 @@ def score(sample: Sample, bounds: Bounds = PERCENT, *, seed: int = 0, draws: int
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a score is in one model than in another; `p_value` is two-sided, for no difference."""
+    """How much higher a score is in one model than in another; `p_value` is two-sided, for no difference and
+    NaN where the score is not defined in some of the draws."""
 
     score: Score
     p_value: float
@@ -119,6 +120,8 @@ def difference(
     width = bounds[1] - bounds[0]
     apart, apart_drawn = values - other_values, drawn - other_drawn
     found = _score(apart, apart_drawn, one.verdicts.shape[1], (-width, width))
+    if math.isnan(found.low):
+        return Difference(found, math.nan)
     if found.direction_variance is None:
         means = apart_drawn.mean(axis=1)
         means = means[~np.isnan(means)]

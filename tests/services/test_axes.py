@@ -64,7 +64,7 @@ def test_a_selection_leaves_the_other_tensors_alone(models: list[Path]) -> None:
     moved = at(models[0], axes(models[0], axis={"direction": along}), Point(None, 1.0))
     of_one = {n for n in NAMES if "layers.1" in n and "mlp" not in n}
     assert len(of_one) == 2
-    assert all(torch.equal(moved[name], tensors(name in of_one)[name]) for name in NAMES)
+    assert all(torch.equal(moved[name], tensors(int(name in of_one))[name]) for name in NAMES)
 
 
 def test_a_difference_adds_one_models_step_to_another(models: list[Path]) -> None:
