@@ -8,27 +8,29 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from services.engine.engine import Engine
 from visage_core.selection import Selection
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
 
+Steps = list[tuple[TensorSource, float]]
+
 
 def answers(
-    model: Path,
-    prompts: list[list[int]],
-    engine: EngineSpec,
-    generation: GenerationSpec,
-    steps: list[tuple[TensorSource, float]] | None = None,
-) -> list[str]:
-    """The responses of a new engine on a checkpoint, after a move where there are `steps`."""
+    places: list[tuple[Path, Steps]], prompts: list[list[int]], engine: EngineSpec, generation: GenerationSpec
+) -> list[list[str]]:
+    """The responses at each place: a checkpoint and steps away from it. The engine starts on the first one's
+    checkpoint, and moves from there."""
     request = {
-        "model": str(model),
+        "places": [
+            (str(model), [(asdict(source), coefficient) for source, coefficient in steps])
+            for model, steps in places
+        ],
         "prompts": prompts,
         "engine": engine.model_dump(),
         "generation": generation.model_dump(),
-        "steps": [(asdict(source), coefficient) for source, coefficient in steps or []],
     }
     with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
         command = [sys.executable, "-m", "tests.services.engine_process", file.name]
@@ -37,14 +39,18 @@ def answers(
         return list(json.load(file))
 
 
-def _answer(request: dict[str, object], answers: Path) -> None:
-    origin = TensorSource(str(request["model"]), "checkpoint")
-    engine = Engine(origin, EngineSpec.model_validate(request["engine"]))
-    steps = [(_source(**source), coefficient) for source, coefficient in request["steps"]]
-    engine.move(origin, steps)
+def _answer(request: dict[str, Any], answers: Path) -> None:
+    places = [
+        (TensorSource(model, "checkpoint"), [(_source(**source), value) for source, value in steps])
+        for model, steps in request["places"]
+    ]
+    engine = Engine(places[0][0], EngineSpec.model_validate(request["engine"]))
     generation = GenerationSpec.model_validate(request["generation"])
-    responses = engine.generate(request["prompts"], generation, [])
-    answers.write_text(json.dumps([response.text for response in responses]), encoding="utf-8")
+    found = []
+    for origin, steps in places:
+        engine.move(origin, steps)
+        found.append([response.text for response in engine.generate(request["prompts"], generation, [])])
+    answers.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _source(selection: dict[str, list[str]], **rest: str) -> TensorSource:

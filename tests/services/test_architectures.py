@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.services.engine_process import answers
+from tests.services.engine_process import Steps, answers
 from tests.services.plans import axes
 from visage_core.checkpoints import Checkpoint
+from visage_core.grid import Point
 from visage_core.perturb import Shift, perturbed
 from visage_core.prompts import load_prompts, render
 from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
@@ -37,30 +40,88 @@ ARCHITECTURES = {
 }
 
 
+# A direction of each kind and norm, and how far along it. $other, $third and $adapter are made in the test.
+DIRECTIONS: dict[str, tuple[dict[str, Any], float]] = {
+    "random": ({"seeds": [3]}, 0.4),
+    "random by row": ({"seeds": [3], "norm": "filter"}, 0.4),
+    "random by all weights": ({"seeds": [3], "norm": "global"}, 0.4),
+    "random as it is": ({"seeds": [3], "norm": "none"}, 0.08),
+    "random in a part": ({"seeds": [3], "only": ["attention"], "leave_out": ["layers:0"]}, 2.0),
+    "combination": ({"seeds": [4, 5], "weights": [0.6, -0.8], "norm": "filter"}, 0.4),
+    "interpolation": ({"to": "$other"}, 0.3),
+    "difference": ({"start": "$third", "end": "$other"}, 0.3),
+    "adapter": ({"adapter": "$adapter"}, 1.5),
+    "file": ({"file": "$file", "norm": "layer"}, -0.4),
+}
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_moved_engine_is_the_perturbed_checkpoint(name: str, aligned: Path, tmp_path: Path) -> None:
+def test_a_moved_engine_is_the_perturbed_checkpoint(
+    name: str, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One engine is moved along every kind of direction. Another is started on the first of the perturbed
+    checkpoints, as they were written, and then given the others as its checkpoint."""
+    monkeypatch.setenv("VISAGE_CACHE", str(tmp_path / "cache"))
     tokenizer = AutoTokenizer.from_pretrained(aligned)
-    model = random_model(name, tokenizer, tmp_path / "model")
-    base = Checkpoint.open(model)
-    (direction,) = axes(model, axis={"direction": {"seeds": [3]}}).of(3)
+    model, other, third = (random_model(name, tokenizer, tmp_path / str(seed), seed) for seed in range(3))
+    named = {
+        "other": other,
+        "third": third,
+        "adapter": adapter(model, tmp_path),
+        "file": file(model, tmp_path),
+    }
     prompts = render(tokenizer, load_prompts(PromptSpec(source="benign", limit=12)).prompts, "none")
-    moved = answers(model, prompts, ENGINE, GENERATION, [(direction, 0.4)])
-    weights = dict(perturbed(base, [Shift(0.4, direction.open())], torch.bfloat16))
-    written = shutil.copytree(
-        model, tmp_path / "written", ignore=shutil.ignore_patterns("*.safetensors", "*.index.json")
-    )
-    save_file(weights, written / "model.safetensors", metadata={"format": "pt"})
-    assert moved == answers(written, prompts, ENGINE, GENERATION)
-    assert moved != answers(model, prompts, ENGINE, GENERATION)
+    moved, written = [], []
+    for number, (direction, far) in enumerate(DIRECTIONS.values()):
+        settings = {
+            field: str(named[value[1:]]) if str(value).startswith("$") else value
+            for field, value in direction.items()
+        }
+        steps = axes(model, axis={"direction": settings}).steps(Point(3, far))
+        moved.append((model, steps))
+        written.append((perturbed_checkpoint(model, steps, tmp_path / f"written-{number}"), []))
+    found = answers([(model, []), *moved], prompts, ENGINE, GENERATION)
+    origin, found = found[0], found[1:]
+    assert found == answers(written, prompts, ENGINE, GENERATION)
+    same = [kind for kind, texts in zip(DIRECTIONS, found, strict=True) if texts == origin]
+    assert not same, "these did not move"
 
 
-def random_model(name: str, tokenizer: object, folder: Path) -> Path:
+def perturbed_checkpoint(model: Path, steps: Steps, folder: Path) -> Path:
+    """The weights some steps away from a model, as a checkpoint."""
+    shifts = [Shift(value, source.open(), source.endpoint) for source, value in steps]
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
+    weights = dict(perturbed(Checkpoint.open(model), shifts, torch.bfloat16))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def random_model(name: str, tokenizer: Any, folder: Path, seed: int) -> Path:
     """A checkpoint of random weights, large enough that no two tokens are about equally likely."""
     settings = SMALL | ARCHITECTURES[name] | {"vocab_size": len(tokenizer), "initializer_range": 0.2}
     config = AutoConfig.for_model(**settings, bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
     shard = "5MB" if name.endswith("sharded") else "1GB"
     model.save_pretrained(folder, max_shard_size=shard)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def adapter(model: Path, folder: Path) -> Path:
+    """A LoRA adapter of a model, as peft writes it."""
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), settings)
+    for part, parameter in adapted.named_parameters():
+        if "lora_" in part:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(folder / "adapter")
+    return folder / "adapter"
+
+
+def file(model: Path, folder: Path) -> Path:
+    """A direction of two tensors of a model."""
+    shapes = {name: info.shape for name, info in Checkpoint.open(model).tensors.items()}
+    names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.k_proj.weight"]
+    save_file({name: torch.randn(shapes[name]) for name in names}, folder / "file.safetensors")
+    return folder / "file.safetensors"

@@ -91,7 +91,7 @@ def texts_of_fresh_engine(warm: Warm, place: Place, folder: Path) -> list[str]:
     shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     tensors = dict(perturbed(Checkpoint.open(warm.model), shifts, torch.bfloat16))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return answers(folder, warm.prompts, ENGINE, GENERATION)
+    return answers([(folder, [])], warm.prompts, ENGINE, GENERATION)[0]
 
 
 @pytest.mark.parametrize("place", some_places(), ids=str)
