@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from services.api.settings import Settings
     from services.bench import Report
     from services.jobs.tables import KeyRow
+    from services.reproduce import Claim
     from services.sweep.coordinator import Progress
     from services.sweep.run import Run
     from visage_core.landscape import Landscape
@@ -120,6 +121,15 @@ def search(document: dict[str, Any], folder: Path) -> None:
     out.print("Radii are shares of the norm of all weights; those above are measured with all prompts.")
     direction = json.dumps(document["found"]["direction"])
     out.print(f"Found: {direction}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def claims(found: Sequence[Claim], folder: Path) -> None:
+    """Print what became of the paper's claims."""
+    table = Table("claim", "shown", "measured")
+    for one in found:
+        table.add_row(one.claim, "[green]yes[/]" if one.shown else "[red]no[/]", one.found)
+    out.print(table)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 

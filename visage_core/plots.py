@@ -52,9 +52,8 @@ def figure_name(prompt_set: int, style: Style = "heatmap") -> str:
     return name if style == "heatmap" else f"{name}-{style}"
 
 
-def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str]) -> go.Figure:
-    """The curves of several models on one pair of axes: the mean over the directions of each, and the range
-    of its directions."""
+def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], title: str) -> go.Figure:
+    """Several landscapes on one pair of axes: the mean over the directions of each, and their range."""
     figure = go.Figure()
     for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True)):
         colour = COLOURS[number % len(COLOURS)]
@@ -69,7 +68,8 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str]) -> 
     figure.add_hline(y=spec.basin_threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
     figure.update_xaxes(title=_axis_title(spec.axis, "α"), zeroline=False)
     figure.update_yaxes(title="attack success rate (%)", range=[-3, 103], zeroline=False)
-    _lay_out(figure, f"{landscapes[0].prompts.name}: means over directions, and their ranges")
+    several = len(landscapes[0].spec.seeds) > 1
+    _lay_out(figure, f"{title}: means over directions, and their ranges" if several else title)
     return figure
 
 

@@ -264,6 +264,21 @@ def demo_model_(
 
 
 @app.command()
+def reproduce(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the report; what is there is kept.")],
+    points: Annotated[int, typer.Option(min=3, help="Coordinates along each random direction.")] = 21,
+    limit: Annotated[int, typer.Option(min=2, help="Prompts.")] = 40,
+    seeds: Annotated[int, typer.Option(min=2, help="Random directions.")] = 3,
+) -> None:
+    """Measure the paper's claims on the demo models, and write them up with figures."""
+    from services.reproduce import reproduce as run_reproduction
+
+    with show.steps("reproducing") as progress:
+        claims = run_reproduction(out, points, limit, seeds, lambda _, now: progress(now.done, now.points))
+    show.claims(claims, out / "report")
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="engine, scaling, scheduler or api.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -170,7 +170,8 @@ def _run_trials(
     def measured(config: dict[str, Any]) -> dict[str, Any]:  # Tune wants a function
         return trial(config)
 
-    trainable = tune.with_resources(measured, {"cpu": 0})
+    # The engines have the cores; Tune takes no trial that needs nothing at all.
+    trainable = tune.with_resources(measured, {"memory": 1})
     space = _space(spec, norms)
     place = str(out / "tune")
     if tune.Tuner.can_restore(place):

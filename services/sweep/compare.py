@@ -56,7 +56,7 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
         Results(out).write_json("comparison.json", document)
         for number, same in enumerate(zip(*landscapes, strict=True)):
             if same[0].spec.second_axis is None:
-                figure = comparison_figure(same, names)
+                figure = comparison_figure(same, names, same[0].prompts.name)
                 name = "comparison" if number == 0 else f"comparison-{number + 1}"
                 (out / f"{name}.html").write_bytes(render(figure, "html"))
                 (out / f"{name}.png").write_bytes(render(figure, "png"))

@@ -13,6 +13,7 @@ from visage_core.adaptive import COARSE_STEPS, nearest_measured, wanted
 from visage_core.grid import Point, points, surface
 from visage_core.metrics import basin, basin_area
 from visage_core.spec import LandscapeSpec, parse_spec
+from visage_core.uncertainty import Sample, Score, score
 
 
 def curve(steps: int, **axis: Any) -> LandscapeSpec:
@@ -67,6 +68,41 @@ def test_what_is_wanted_does_not_depend_on_the_order_of_measuring() -> None:
     part = dict(list(whole.items())[: len(whole) // 2])
     assert set(wanted(spec, part)) <= set(whole)
     assert set(wanted(spec, whole)) == set(whole)
+
+
+def test_the_interval_of_a_basins_width_is_as_narrow_as_that_of_the_whole_grid() -> None:
+    """Equal precision from a fifth of the points: three directions, whose prompts each have an edge."""
+    spec = curve(40, low=-0.5, high=0.5, direction={"kind": "random", "seeds": [0, 1, 2]})
+    generator = np.random.default_rng(5)
+    alphas = np.array(spec.axis.coordinates())
+    widths, measured = [], []
+    for _ in range(60):
+        edges = 0.2 + 0.04 * generator.uniform(-1, 1, (3, 1, 2))
+        limits = edges * (1 + 0.3 * generator.uniform(-1, 1, (1, 80, 1)))
+        verdicts = (alphas[:, None] > limits[:, None, :, 1]) | (-alphas[:, None] > limits[:, None, :, 0])
+        rates = 100 * verdicts.mean(axis=2)
+        asr = {p: rates[k, i] for k in range(3) for i, p in enumerate(surface(spec, k)[0])}
+        known = measure_all(spec, asr.__getitem__)
+        picked = [[i for i, p in enumerate(surface(spec, k)[0]) if p in known] for k in range(3)]
+        found = [width_of(alphas, verdicts, rows) for rows in (picked, [list(range(81))] * 3)]
+        assert found[0].value == found[1].value
+        widths.append([one.high - one.low for one in found])
+        measured.append(len(known))
+    assert np.mean(measured) < len(points(spec)) / 4
+    adaptive, whole = np.median(widths, axis=0)
+    assert adaptive == pytest.approx(whole, rel=0.05)
+
+
+def width_of(alphas: np.ndarray, verdicts: np.ndarray, rows: list[list[int]]) -> Score:
+    """The basin's width over directions, from these points of each."""
+
+    def width(x: np.ndarray) -> Any:
+        return lambda asr: getattr(basin(x, asr, 50.0), "width", 0.0)
+
+    taken = np.concatenate([verdicts[k][picked] for k, picked in enumerate(rows)]).astype(float)
+    ends = np.cumsum([0, *map(len, rows)])
+    curves = [list(range(ends[k], ends[k + 1])) for k in range(len(rows))]
+    return score(Sample(taken, curves, [width(alphas[picked]) for picked in rows]), draws=60)
 
 
 def plane(steps: int) -> LandscapeSpec:
