@@ -219,8 +219,8 @@ class Landscape:
             notes.append("One direction: the intervals tell of the prompts alone, not of other directions.")
         if self.spec.adaptive:
             notes.append(
-                "Adaptive: measured where the edge of the basin is. VISAGE and mean safety are means over an "
-                "even grid, and not given."
+                f"Adaptive: {len(self.expected)} points find the edges that {count_points(self.spec)} of the "
+                "even grid have. VISAGE and mean safety are means over that grid: there are none."
             )
         elif near := [value for value in measured if value is not None and NEARLY < value < metrics.S_MAX]:
             notes.append(
