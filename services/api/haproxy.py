@@ -21,6 +21,11 @@ def main() -> None:
 
     os.environ.pop(VARIABLE, None)  # that is this program
     binary = get_haproxy_binary()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     os.execv(binary, [binary, *sys.argv[1:]])  # noqa: S606 - no shell is what is wanted
+
+
+def end_with_parent(ending: signal.Signals) -> None:
+    """Let this process get a signal when the one that started it dies, where the system can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ending)
