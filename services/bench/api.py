@@ -1,7 +1,7 @@
 """`visage bench api`: what a service's clients cost its sweep, and how fast they are answered meanwhile.
 
-A real service and a real engine on the demo model. The same landscape is measured nine times: three times by
-itself, three times with a full queue and many clients that ask for it, and three times by itself again. Medians
+A real service and a real engine on the demo model. A landscape is measured nine times: three times by
+itself, three times with a full queue and many clients that ask for it, three times by itself again. Medians
 are compared: within minutes such a machine drifts by more than what is looked for.
 """
 
