@@ -62,7 +62,7 @@ def search(
             told("random directions", 0)
             beside = measure(plan.spec, out / "random", engines, "random")
             trials = _run_trials(spec, norms, out, engines, told)
-            best = min(trials, key=lambda trial: trial["rank"])
+            best = trials[0]
             told("the direction that was found, with all prompts", spec.trials)
             confirmed = candidate(spec, best["config"], norms, prompts=None)
             found = measure(confirmed, out / "found", engines, "found")
@@ -154,7 +154,7 @@ class _Trial:
 def _run_trials(
     spec: SearchSpec, norms: Norms, out: Path, engines: Engines, told: Told
 ) -> list[dict[str, Any]]:
-    """Let Ray Tune choose and measure the candidates; those that were measured, in their order."""
+    """Let Ray Tune choose and measure the candidates; gives them, the worst for the model first."""
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     from ray import tune
 
@@ -204,7 +204,9 @@ def _run_trials(
             "See its log in tune/",
         )
     names = ("radius", "rank")
-    return [{"config": one.config} | {name: one.metrics[name] for name in names} for one in results]
+    trials = [{"config": one.config} | {name: one.metrics[name] for name in names} for one in results]
+    # Tune's own order is another after a restart.
+    return sorted(trials, key=lambda trial: (trial["rank"], json.dumps(trial["config"], sort_keys=True)))
 
 
 def _space(spec: SearchSpec, norms: Norms) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.sweep.report import load_landscapes
-from visage_core.compare import NotComparableError, compare
+from visage_core.compare import NotComparableError, compare, require_same_spec
 from visage_core.plots import comparison_figure, render
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
@@ -30,7 +30,8 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
         (Results(folder).read_json("inputs.json") or {}).get("sha256", {}).get("prompts")
         for folder in folders
     ]
-    for folder, digests in zip(folders, prompts, strict=True):
+    for folder, found, digests in zip(folders, landscapes, prompts, strict=True):
+        require_same_spec(landscapes[0][0], found[0])
         if digests != prompts[0]:
             raise NotComparableError(
                 "landscapes",
