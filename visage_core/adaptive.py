@@ -74,8 +74,12 @@ def _of_curve(size: int, origin: int, coarse: list[int], inside: Known) -> Itera
     known = [column for column in range(size) if inside(0, column) is not None]
     for side in ([c for c in known if c >= origin], [c for c in reversed(known) if c <= origin]):
         out = next((number for number, column in enumerate(side) if not inside(0, column)), None)
-        if out is not None and abs(side[out] - side[out - 1]) > 1:
-            yield 0, (side[out] + side[out - 1]) // 2
+        if out is None:
+            continue
+        inner, outer = sorted((side[out - 1], side[out]))
+        # Not before the coarse points between are known: which points are taken must not depend on the order.
+        if outer - inner > 1 and not any(inner < column < outer for column in coarse):
+            yield 0, (inner + outer) // 2
     # Those of earlier bisections, too: they are part of what was wanted.
     yield from ((0, column) for column in known)
 

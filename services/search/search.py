@@ -11,9 +11,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from ray import tune
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
 
 from services.search.spec import SearchSpec
 from services.sweep.cluster import cluster, this_node, worker_resources
@@ -151,21 +154,23 @@ class _Trial:
         return outcome(landscape, self.norms)
 
 
+class _Count(tune.Callback):  # type: ignore[misc]
+    """Tells how many candidates are measured. Tune stores it for a restart; who listens is this process'."""
+
+    told: ClassVar[Told]
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
+        _Count.told("candidates", sum(one.status == "TERMINATED" for one in trials))
+
+
 def _run_trials(
     spec: SearchSpec, norms: Norms, out: Path, engines: Engines, told: Told
 ) -> list[dict[str, Any]]:
     """Let Ray Tune choose and measure the candidates; gives them, the worst for the model first."""
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    from ray import tune
-
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trial = _Trial(spec, norms, out, Borrowed(engines.pool(), engines.server()))
-
-    class Count(tune.Callback):  # type: ignore[misc]
-        """Tells how many candidates are measured."""
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
-            told("candidates", sum(one.status == "TERMINATED" for one in trials))
+    _Count.told = told
 
     def measured(config: dict[str, Any]) -> dict[str, Any]:  # Tune wants a function
         return trial(config)
@@ -192,7 +197,7 @@ def _run_trials(
                 name="tune",
                 storage_path=str(out),
                 verbose=0,
-                callbacks=[Count()],
+                callbacks=[_Count()],
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
@@ -211,8 +216,6 @@ def _run_trials(
 
 def _space(spec: SearchSpec, norms: Norms) -> dict[str, Any]:
     """The search space, as Tune has it."""
-    from ray import tune
-
     if spec.space == "seeds":
         return {"seed": tune.randint(spec.beside, 2**31)}
     if spec.space == "layers":
@@ -224,11 +227,8 @@ def _space(spec: SearchSpec, norms: Norms) -> dict[str, Any]:
 def _algorithm(spec: SearchSpec, space: dict[str, Any]) -> Any:
     """What chooses the next candidate, as Tune has it."""
     if spec.algorithm == "random":
-        from ray.tune.search.basic_variant import BasicVariantGenerator
-
         return BasicVariantGenerator(random_state=spec.seed)
     import optuna
-    from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     samplers = optuna.samplers

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visage_core.adaptive import COARSE_STEPS, nearest_measured, wanted
@@ -60,14 +61,19 @@ def test_a_point_that_cannot_be_judged_ends_the_search_there() -> None:
     assert len(known) <= 2 * COARSE_STEPS + 1
 
 
-def test_what_is_wanted_does_not_depend_on_the_order_of_measuring() -> None:
-    spec = curve(80)
-    asr = lambda point: 100.0 * (abs(point.alpha) > 0.37)  # noqa: E731
+@pytest.mark.parametrize("make", [curve, lambda steps: plane(steps // 5)])
+@settings(max_examples=20, deadline=None)
+@given(st.randoms(use_true_random=False), st.floats(0.05, 0.95), st.integers(0, 3))
+def test_what_is_measured_in_the_end_does_not_depend_on_the_order(
+    make: Any, chance: random.Random, radius: float, shift: int
+) -> None:
+    spec = make(80)
+    asr = lambda point: 100.0 * (np.hypot(point.alpha - shift / 100, point.beta) > radius)  # noqa: E731
     whole = measure_all(spec, asr)
-    # As after a restart: some are known, others not.
-    part = dict(list(whole.items())[: len(whole) // 2])
-    assert set(wanted(spec, part)) <= set(whole)
-    assert set(wanted(spec, whole)) == set(whole)
+    known: dict[Point, float | None] = {}
+    while todo := [point for point in wanted(spec, known) if point not in known]:
+        known |= {point: asr(point) for point in chance.sample(todo, chance.randint(1, len(todo)))}
+    assert known == whole
 
 
 def test_the_interval_of_a_basins_width_is_as_narrow_as_that_of_the_whole_grid() -> None:
