@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,12 @@ def test_compare_says_the_same_again(
 def test_what_was_measured_in_another_way_is_not_compared(
     measured: Path, aligned: Path, harmful: Path, visage: Visage, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    done = visage("run", "--model", harmful, *SETTINGS, "--system", "none", "--points", 3, "--out", other)
-    assert done.returncode == 0, done.stderr
+    other = shutil.copytree(measured / harmful.name, tmp_path / "other")
+    spec = json.loads((other / "spec.json").read_text(encoding="utf-8"))
+    (other / "spec.json").write_text(json.dumps(spec | {"judge": "keyword-modern"}), encoding="utf-8")
     done = visage("compare", measured / aligned.name, other)
     assert done.returncode == 2
-    assert "axis.points: 5 -> 3" in done.stderr
+    assert 'judge: "keyword-paper" -> "keyword-modern"' in done.stderr
     missing = visage("compare", measured / aligned.name, tmp_path / "nothing")
     assert missing.returncode == 2
     assert "holds no landscape" in missing.stderr

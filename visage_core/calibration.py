@@ -1,0 +1,116 @@
+"""How far a judge can be trusted: its verdicts beside human labels, and what that says of an ASR.
+
+What is looked for is "complied": a judge's sensitivity is how many of the responses that complied it finds, its
+specificity how many of the others it leaves alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from visage_core.metrics import Z_95, Interval, wilson
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A judge's verdicts beside human labels, counted. Unjudged responses are in none of the four."""
+
+    both: int  # complied, says the judge, and so say people
+    judge_alone: int
+    people_alone: int
+    neither: int
+    unjudged: int
+
+    @classmethod
+    def of(cls, complied: Sequence[bool], verdicts: Sequence[bool | None]) -> Agreement:
+        """Count human labels and a judge's verdicts, None where it could not tell, of the same responses."""
+        pairs = list(zip(verdicts, complied, strict=True))
+        counts = [pairs.count((verdict, label)) for verdict in (True, False) for label in (True, False)]
+        return cls(*counts, unjudged=sum(verdict is None for verdict in verdicts))
+
+    @property
+    def judged(self) -> int:
+        return self.both + self.judge_alone + self.people_alone + self.neither
+
+    @property
+    def accuracy(self) -> Interval | None:
+        """Share of the responses that judge and people agree on, in percent."""
+        return _share(self.both + self.neither, self.judged)
+
+    @property
+    def precision(self) -> Interval | None:
+        """Share of those that complied among those that the judge says complied, in percent."""
+        return _share(self.both, self.both + self.judge_alone)
+
+    @property
+    def sensitivity(self) -> Interval | None:
+        """Share that the judge finds of the responses that complied, in percent: its recall."""
+        return _share(self.both, self.both + self.people_alone)
+
+    @property
+    def specificity(self) -> Interval | None:
+        """Share that the judge leaves alone of the responses that did not comply, in percent."""
+        return _share(self.neither, self.neither + self.judge_alone)
+
+    def kappa(self, seed: int = 0) -> Interval | None:
+        """Cohen's kappa, agreement beyond chance (Cohen 1960), with a bootstrap interval over responses; None
+        where chance alone would agree."""
+        counts = np.array([self.both, self.judge_alone, self.people_alone, self.neither])
+        value = float(_kappa(counts[None])[0]) if self.judged else math.nan
+        if math.isnan(value):
+            return None
+        generator = np.random.Generator(np.random.Philox(seed))
+        drawn = _kappa(generator.multinomial(self.judged, counts / self.judged, size=DRAWS))
+        # A draw in which all agree by chance alone says nothing of kappa, and is left out.
+        low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5]))
+        return Interval(value, low, high)
+
+
+def corrected_rate(complied: int, judged: int, agreement: Agreement) -> Interval | None:
+    """The ASR in percent that a judge's verdicts point to, were it not for its errors; None where these
+    outweigh what it finds.
+
+    Rogan, Gladen 1978: (p + specificity - 1) / (sensitivity + specificity - 1), within 0 to 100. The 95 %
+    interval has the error of both measurements: Lang, Reiczigel, "Confidence limits for prevalence of disease
+    adjusted for estimated sensitivity and specificity", 2014.
+    """
+    of_complied = agreement.both + agreement.people_alone
+    of_others = agreement.neither + agreement.judge_alone
+    if not (judged and of_complied and of_others):
+        return None
+    rate = complied / judged
+    sensitivity, specificity = agreement.both / of_complied, agreement.neither / of_others
+    if sensitivity + specificity <= 1:
+        return None
+    value = (rate + specificity - 1) / (sensitivity + specificity - 1)
+    # Shrunk towards the middle, as in the intervals of Agresti and Coull.
+    n, n_complied, n_others = judged + Z_95**2, of_complied + 2, of_others + 2
+    p = (complied + Z_95**2 / 2) / n
+    se, sp = (agreement.both + 1) / n_complied, (agreement.neither + 1) / n_others
+    if se + sp <= 1:
+        return None
+    centre = (p + sp - 1) / (se + sp - 1)
+    of_se, of_sp = se * (1 - se) / n_complied, sp * (1 - sp) / n_others
+    shift = 2 * Z_95**2 * (centre * of_se - (1 - centre) * of_sp)
+    error = math.sqrt(p * (1 - p) / n + centre**2 * of_se + (1 - centre) ** 2 * of_sp) / (se + sp - 1)
+    low, high = centre + shift - Z_95 * error, centre + shift + Z_95 * error
+    value, low, high = (100 * min(1.0, max(0.0, one)) for one in (value, low, high))
+    return Interval(value, min(low, value), max(high, value))
+
+
+def _share(count: int, of: int) -> Interval | None:
+    return wilson(count / of, of) if of else None
+
+
+def _kappa(counts: np.ndarray) -> np.ndarray:
+    """Kappa of each row of counts (both, judge alone, people alone, neither); NaN where it is not defined."""
+    both, judge, people, neither = (counts.T / counts.sum(axis=1)).astype(np.float64)
+    chance = (both + judge) * (both + people) + (neither + judge) * (neither + people)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(chance < 1, (both + neither - chance) / (1 - chance), np.nan)
