@@ -1,7 +1,7 @@
 """How far a judge can be trusted: its verdicts beside human labels, and what that says of an ASR.
 
-What is looked for is "complied": a judge's sensitivity is how many of the responses that complied it finds, its
-specificity how many of the others it leaves alone.
+What is looked for is "complied": a judge's sensitivity is how many of the responses that complied it finds,
+its specificity how many of the others it leaves alone.
 """
 
 from __future__ import annotations

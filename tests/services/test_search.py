@@ -60,14 +60,14 @@ def test_a_search_finds_a_direction_and_goes_on_from_where_it_stopped(
     aligned: Path, visage: Visage, tmp_path: Path
 ) -> None:
     out = tmp_path / "search"
-    settings = ("axis.points=33", "prompts.limit=12", "generation.max_tokens=12", "engine.max_model_len=256")
+    settings = ("axis.points=17", "prompts.limit=8", "generation.max_tokens=8", "engine.max_model_len=256")
     options = [argument for setting in settings for argument in ("--set", setting)]
-    options += ["--trials", 3, "--dimension", 2, "--beside", 2, "--prompts", 6, "--algorithm", "cmaes"]
+    options += ["--trials", 2, "--dimension", 2, "--beside", 2, "--prompts", 4, "--algorithm", "cmaes"]
     done = visage("search", "--model", aligned, *options, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "3 candidates" in done.stdout
+    assert "2 candidates" in done.stdout
     found = json.loads((out / "search.json").read_text(encoding="utf-8"))
-    assert len(found["trials"]) == 3
+    assert len(found["trials"]) == 2
     best = found["trials"][0]
     assert best["rank"] == min(trial["rank"] for trial in found["trials"])
     length = sum(weight**2 for weight in best["config"].values()) ** 0.5
