@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from visage_core.calibration import Agreement, corrected_rate
 from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
 
@@ -131,6 +132,35 @@ def claims(found: Sequence[Claim], folder: Path) -> None:
         table.add_row(one.claim, "[green]yes[/]" if one.shown else "[red]no[/]", one.found)
     out.print(table)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def judges(found: dict[str, Agreement]) -> None:
+    """Print how judges agree with people."""
+    table = Table("beside human labels", *found, title="percent (95 % interval)")
+    kappas = [one.kappa() for one in found.values()]
+    table.add_row("accuracy", *(_some(one.accuracy) for one in found.values()))
+    table.add_row("precision", *(_some(one.precision) for one in found.values()))
+    table.add_row("recall", *(_some(one.sensitivity) for one in found.values()))
+    table.add_row("specificity", *(_some(one.specificity) for one in found.values()))
+    table.add_row("Cohen's κ, from -1 to 1", *("-" if one is None else _interval(one, 2) for one in kappas))
+    table.add_row("responses judged", *(str(one.judged) for one in found.values()))
+    table.add_row("unjudged", *(str(one.unjudged) for one in found.values()))
+    out.print(table)
+
+
+def corrected(measured: Landscape, agreement: Agreement) -> None:
+    """Print the ASRs that a landscape's verdicts point to, were it not for the judge's errors."""
+    table = Table(
+        "point", "ASR", "corrected ASR", title=f"ASR in percent (95 % interval), {measured.prompts.name}"
+    )
+    for point, row in sorted(
+        measured.rows.items(), key=lambda one: (one[0].seed or -1, one[0].alpha, one[0].beta)
+    ):
+        found = corrected_rate(row["complied"], row["complied"] + row["refused"], agreement)
+        low, high = (math.nan if row[end] is None else row[end] for end in ("asr_low", "asr_high"))
+        rate = math.nan if row["asr"] is None else row["asr"]
+        table.add_row(str(point), _rate(rate, low, high), _some(found))
+    out.print(table)
 
 
 def serving(url: str, settings: Settings) -> None:
@@ -276,8 +306,12 @@ def _estimate(now: Progress) -> str:
     return f"VISAGE about {_interval(now.estimate)}"
 
 
-def _interval(score: Score | Interval) -> str:
-    return f"{score.value:.1f} ({score.low:.1f} to {score.high:.1f})"
+def _interval(score: Score | Interval, digits: int = 1) -> str:
+    return f"{score.value:.{digits}f} ({score.low:.{digits}f} to {score.high:.{digits}f})"
+
+
+def _some(interval: Interval | None) -> str:
+    return "-" if interval is None else _interval(interval)
 
 
 def _curves(measured: Landscape) -> Table:

@@ -31,8 +31,13 @@ class Agreement:
     def of(cls, complied: Sequence[bool], verdicts: Sequence[bool | None]) -> Agreement:
         """Count human labels and a judge's verdicts, None where it could not tell, of the same responses."""
         pairs = list(zip(verdicts, complied, strict=True))
-        counts = [pairs.count((verdict, label)) for verdict in (True, False) for label in (True, False)]
-        return cls(*counts, unjudged=sum(verdict is None for verdict in verdicts))
+        return cls(
+            both=pairs.count((True, True)),
+            judge_alone=pairs.count((True, False)),
+            people_alone=pairs.count((False, True)),
+            neither=pairs.count((False, False)),
+            unjudged=sum(verdict is None for verdict in verdicts),
+        )
 
     @property
     def judged(self) -> int:
