@@ -178,7 +178,7 @@ def test_a_killed_driver_goes_on_where_it_was(nodes: Cluster, tmp_path: Path) ->
     spec = {**SPEC, "resources": {"workers": 2, "cores": 1}}
     command = [sys.executable, "-m", "tests.services.fake_run", nodes.address, str(out), json.dumps(spec)]
     environment = os.environ | {"VISAGE_FAKE_SECONDS": "0.1"}
-    for _ in range(6):
+    for _ in range(4):
         before = Results(out).done()
         driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
         assert driver.stdout is not None

@@ -85,20 +85,26 @@ def some_places() -> list[Place]:
     ]
 
 
-def texts_of_fresh_engine(warm: Warm, place: Place, folder: Path) -> list[str]:
-    """The responses of the perturbed checkpoint, written to disk and loaded into a new engine."""
+def test_a_moved_engine_answers_as_one_that_loads_the_perturbed_checkpoint(
+    warm: Warm, tmp_path: Path
+) -> None:
+    """The other engine starts on the first of the checkpoints, as written, and then loads the rest."""
+    written = [
+        (perturbed_checkpoint(warm, place, tmp_path / str(number)), [])
+        for number, place in enumerate(some_places())
+    ]
+    found = answers(written, warm.prompts, ENGINE, GENERATION)
+    for place, expected in zip(some_places(), found, strict=True):
+        assert warm.texts(place) == expected, place
+
+
+def perturbed_checkpoint(warm: Warm, place: Place, folder: Path) -> Path:
+    """The weights at a place, as a checkpoint on the disk."""
     shifts = [Shift(coefficient, file.open(), file.endpoint) for file, coefficient in warm.steps(place)]
     shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     tensors = dict(perturbed(Checkpoint.open(warm.model), shifts, torch.bfloat16))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return answers([(folder, [])], warm.prompts, ENGINE, GENERATION)[0]
-
-
-@pytest.mark.parametrize("place", some_places(), ids=str)
-def test_a_moved_engine_answers_as_one_started_on_the_perturbed_checkpoint(
-    warm: Warm, place: Place, tmp_path: Path
-) -> None:
-    assert warm.texts(place) == texts_of_fresh_engine(warm, place, tmp_path / "perturbed")
+    return folder
 
 
 def test_the_weights_really_move(warm: Warm) -> None:
