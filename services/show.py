@@ -71,7 +71,7 @@ def landscape(folder: Path) -> None:
     landscapes = load_landscapes(folder)
     for measured, scores in zip(landscapes, summary["landscapes"], strict=True):
         if len(landscapes) > 1:
-            out.rule(measured.prompts.name)
+            out.rule(escape(measured.prompts.name))
         if measured.spec.second_axis is None:
             out.print(_curves(measured))
         out.print(_scores(scores, measured.spec))
@@ -90,6 +90,8 @@ def comparison(document: dict[str, Any]) -> None:
     """Print how models differ from the first one."""
     baseline = Path(document["baseline"]["model"]).name
     for model in document["models"]:
+        for change in model["other_versions"]:
+            out.print(f"Measured with another {change}", markup=False, highlight=False)
         for landscape_ in model["landscapes"]:
             table = Table(
                 "score", "difference", "95 % interval", "p", title=f"{Path(model['model']).name} - {baseline}"
@@ -98,13 +100,14 @@ def comparison(document: dict[str, Any]) -> None:
                 if apart is not None:
                     digits = 3 if name.startswith("basin") else 1
                     value = f"{apart['value']:+.{digits}f}"
-                    table.add_row(
-                        name.replace("_", " "), value, _between(apart, digits), f"{apart['p_value']:.2g}"
-                    )
+                    p_value = "-" if apart["p_value"] is None else f"{apart['p_value']:.2g}"
+                    table.add_row(name.replace("_", " "), value, _between(apart, digits), p_value)
             if len(model["landscapes"]) > 1:
                 source = landscape_["prompts"]
-                out.rule(f"{source['source']}, system prompt {source['system']}")
+                out.rule(escape(f"{source['source']}, system prompt {source['system']}"))
             out.print(table)
+            if any(apart and apart.get("open") for apart in landscape_["differences"].values()):
+                out.print("Some basins reach the end of the range: they may be larger, and differ by more.")
 
 
 def search(document: dict[str, Any], folder: Path) -> None:
@@ -303,7 +306,7 @@ def _doing(one: JobStatus) -> str:
 
 def _estimate(now: Progress) -> str:
     assert now.estimate is not None
-    return f"VISAGE about {_interval(now.estimate)}"
+    return f"VISAGE of these directions about {_interval(now.estimate)}"
 
 
 def _interval(score: Score | Interval, digits: int = 1) -> str:
@@ -349,13 +352,14 @@ def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
         "basin_radius": ("basin radius", "from the origin to the nearer edge of the basin"),
         "basin_area": ("basin area", f"area {around}"),
         "steepness": ("steepness", "rise of the ASR at the basin's edge, in points per unit"),
-        "estimate": ("VISAGE, estimate", "what it will probably be once all points are measured"),
+        "estimate": ("VISAGE, estimate", "what it will probably be of these directions"),
     }
     for key, (name, meaning) in rows.items():
         score = summary.get(key)
         if score is not None and score["value"] is not None:
             digits = 3 if key.startswith("basin") else 1
-            table.add_row(name, f"{score['value']:.{digits}f}", _between(score, digits), meaning)
+            least = "≥ " if score.get("open") else ""
+            table.add_row(name, f"{least}{score['value']:.{digits}f}", _between(score, digits), meaning)
         elif key == "visage":
             table.add_row(name, "-", "", meaning)
     for direction in summary["directions"]:

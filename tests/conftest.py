@@ -10,6 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Tests assert no times.
+settings.register_profile("visage", deadline=None)
+settings.load_profile("visage")
 
 ADVBENCH = Path(__file__).parents[2] / "shared" / "data" / "advbench_harmful_behaviors.csv"
 Visage = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from visage_core.checkpoints import Checkpoint, CheckpointError, TensorFiles, some
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Initialisations that leave the model's own weights as they are. PiSSA, OLoRA and others change these too.
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 PREFIX = "base_model.model."
 COPY = ".base_layer.weight"
 # PEFT's settings that make a LoRA something else than an addition of B A to weights.
@@ -78,7 +80,7 @@ class Adapter(Mapping[str, torch.Tensor]):
                 odd.append(name)
             elif found[3] == "A":
                 transposed = bool(found[2]) or bool(config.get("fan_in_fan_out"))
-                scale = _scale(config, found[1], files[name].shape[0])
+                scale = _scale(config, found[1], files[name].shape[0], field)
                 factors[f"{found[1]}.weight"] = _Factors(name, partner, scale, transposed)
         if odd or not factors:
             raise CheckpointError(
@@ -127,7 +129,7 @@ class Adapter(Mapping[str, torch.Tensor]):
 def _config(path: Path, field: str) -> dict[str, Any]:
     try:
         config = dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             field, f"{path / CONFIG} cannot be read: {error}", "Give the folder of a PEFT LoRA adapter"
         ) from None
@@ -142,6 +144,13 @@ def _config(path: Path, field: str) -> dict[str, Any]:
                 f"{path} was made with {name}={config[name]!r}: it does more than to add B A to weights",
                 "Merge it with peft, and interpolate to the merged model",
             )
+    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
+        raise CheckpointError(
+            field,
+            f"{path} began with init_lora_weights={config['init_lora_weights']!r}, which changes the model's "
+            "own weights too",
+            "Save it converted to a plain LoRA (path_initial_model_for_weight_conversion), or merge it",
+        )
     if config.get("bias", "none") != "none":
         raise CheckpointError(
             field, f"{path} changes biases (bias={config['bias']!r})", "Merge it, and interpolate to that"
@@ -149,10 +158,15 @@ def _config(path: Path, field: str) -> dict[str, Any]:
     return config
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    alpha = float(config["lora_alpha"])
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = float(value)
-            break
+def _scale(config: dict[str, Any], module: str, rank: int, field: str) -> float:
+    try:
+        alpha = float(config["lora_alpha"])
+        for pattern, value in (config.get("alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                alpha = float(value)
+                break
+    except (KeyError, ValueError, TypeError, AttributeError, re.error) as error:
+        raise CheckpointError(
+            field, f"the adapter's lora_alpha or alpha_pattern is of no use: {error}", "Save it with peft"
+        ) from None
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

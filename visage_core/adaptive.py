@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from visage_core.grid import Point, surface
+from visage_core.grid import ORIGIN, Point, surface
 from visage_core.metrics import Floats
 from visage_core.spec import Axis, LandscapeSpec
 
@@ -24,7 +24,7 @@ Known = Callable[[int, int], bool | None]
 def wanted(spec: LandscapeSpec, asr: Mapping[Point, float | None]) -> list[Point]:
     """The points that have to be measured, those that are included, by what is known: the ASR in percent of
     measured points, None where nothing could be judged."""
-    found: dict[Point, None] = {}
+    found: dict[Point, None] = {ORIGIN: None}
     for seed in spec.seeds:
         grid = surface(spec, seed)
         cells = _cells(spec)

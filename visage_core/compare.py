@@ -9,7 +9,7 @@ import numpy as np
 
 from visage_core.errors import InputError
 from visage_core.grid import ORIGIN
-from visage_core.landscape import Landscape
+from visage_core.landscape import BASIN_SIZES, Landscape
 from visage_core.metrics import MissingPointsError
 from visage_core.results import as_floats
 from visage_core.spec import differences
@@ -27,7 +27,8 @@ def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
     """Each score of `one` less that of `other`, with its 95 % interval and two-sided p-value, as a JSON
     document. Raises NotComparableError.
 
-    The p-values are of single comparisons: who makes many must correct for that.
+    The p-values are of single comparisons: who makes many must correct for that. Of a basin's size, `open` is
+    how many of the basins reach the end of the range: they may be larger, and differ by more.
     """
     require_same_spec(one, other)
     try:
@@ -38,7 +39,11 @@ def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
         found["asr_at_origin"] = difference(_origin(one), _origin(other), PERCENT)
     except MissingPointsError as error:
         raise NotComparableError("landscapes", str(error), "Measure what is left first") from None
-    return {name: _document(apart) for name, apart in found.items()}
+    documents = {name: _document(apart) for name, apart in found.items()}
+    for name in BASIN_SIZES & found.keys():
+        if (document := documents[name]) is not None:
+            document["open"] = one.open_basins(name) + other.open_basins(name)
+    return documents
 
 
 def require_same_spec(one: Landscape, other: Landscape) -> None:

@@ -134,7 +134,9 @@ class Landscape:
         return estimate(self.spec, {point: as_floats(row["verdicts"]) for point, row in self.rows.items()})
 
     def basin(self, one: Surface) -> Basin | BasinArea | None:
-        """The basin of a curve or plane at the spec's threshold. Raises MissingPointsError."""
+        """The basin of a curve or plane at the spec's threshold. Raises MissingPointsError unless every point
+        is measured."""
+        self.require_whole()
         threshold = self.spec.basin_threshold
         if self.spec.second_axis is not None:
             asr = one.asr
@@ -143,6 +145,14 @@ class Landscape:
             return metrics.basin_area(one.alphas, one.betas, asr, threshold)
         known = one.measured[0] if self.spec.adaptive else np.full(len(one.alphas), True)
         return metrics.basin(np.array(one.alphas)[known], one.asr[0][known], threshold)
+
+    def open_basins(self, measure: str) -> int:
+        """In how many directions a basin's width, radius or area is at least what it is taken for, as it
+        reaches the end of the range. Raises MissingPointsError."""
+        basins = [self.basin(one) for one in self.surfaces]
+        if measure == "basin_width":
+            return sum(isinstance(one, Basin) and (one.open_low or one.open_high) for one in basins)
+        return sum(one is not None and one.open for one in basins)
 
     def summary(self) -> dict[str, Any]:
         """Every score with its interval, as a JSON document. Scores are null, with the reason, where a
@@ -165,6 +175,8 @@ class Landscape:
             document["estimate"] = estimate and asdict(estimate)
             return document
         document |= {name: _interval(score) for name, score in scores.items()}
+        for name in BASIN_SIZES & scores.keys():
+            document[name]["open"] = self.open_basins(name)
         document["directions"] = [
             {"seed": one.seed}
             | {name: _number(score.by_direction[number]) for name, score in scores.items()}
@@ -301,9 +313,7 @@ MEASURES = {
     ),
     "mean_safety": Measure(lambda _, __: metrics.mean_safety, _is_even),
     "basin_width": Measure(_width, _is_curve, lambda spec: (0.0, _range(spec.axis))),
-    "basin_radius": Measure(
-        _radius, _is_curve, lambda spec: (0.0, min(-spec.axis.low, spec.axis.high) or spec.axis.high)
-    ),
+    "basin_radius": Measure(_radius, _is_curve, lambda spec: (0.0, max(-spec.axis.low, spec.axis.high))),
     "basin_area": Measure(
         _area,
         lambda spec: not _is_curve(spec),
@@ -311,6 +321,9 @@ MEASURES = {
     ),
     "steepness": Measure(_steepness, _is_curve, lambda _: (-math.inf, math.inf)),
 }
+
+
+BASIN_SIZES = {"basin_width", "basin_radius", "basin_area"}
 
 
 def _worst(directions: list[dict[str, Any]]) -> dict[str, Any] | None:

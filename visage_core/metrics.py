@@ -109,8 +109,15 @@ class Basin:
 
     @property
     def radius(self) -> float:
-        """How far from the origin its nearer edge is; the edge at a range that begins at 0 is none."""
-        return min(-self.low, self.high) or max(-self.low, self.high)
+        """How far from the origin its nearer edge within the range is. Where there is none, it is at least as
+        far as the range goes."""
+        edges = [-self.low] * (not self.open_low) + [self.high] * (not self.open_high)
+        return min(edges, default=max(-self.low, self.high))
+
+    @property
+    def open(self) -> bool:
+        """Whether it has no edge within the range."""
+        return self.open_low and self.open_high
 
 
 def basin(coordinates: Sequence[float], curve: Floats, threshold: float) -> Basin | None:

@@ -14,7 +14,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, MissingPointsError
-from visage_core.spec import MODEL_AT_ONE, Axis, LandscapeSpec
+from visage_core.spec import Axis, LandscapeSpec
 
 Style = Literal["heatmap", "contour", "surface"]
 STYLES: tuple[Style, ...] = ("heatmap", "contour", "surface")
@@ -107,8 +107,8 @@ def _curve_figure(landscape: Landscape, places: list[dict[str, Any]]) -> go.Figu
     if len(curves) > 1 and not landscape.spec.adaptive:
         mean = np.mean([curve.asr[0] for curve in curves], axis=0)
         figure.add_scatter(x=curves[0].alphas, y=mean, name="mean", line={"color": DARK, "width": 3})
-    if places:
-        known = curves[0].measured[0]
+    known = curves[0].measured[0]
+    if places and known.any():
         x = [place["alpha"] for place in places]
         y = np.interp(x, np.array(curves[0].alphas)[known], curves[0].asr[0][known])
         figure.add_scatter(x=x, y=y, **_trajectory(places))
@@ -176,7 +176,7 @@ def _marks(spec: LandscapeSpec, places: list[dict[str, Any]]) -> list[dict[str, 
     second_is_moved = spec.second_axis.orthogonal  # then its model is not on the plane any more
     ends = [(spec.axis, 1, 0)] + ([] if second_is_moved else [(spec.second_axis, 0, 1)])
     for axis, x, y in ends:
-        if axis.direction.kind in MODEL_AT_ONE and axis.high >= 1:
+        if axis.direction.ends_at_model and axis.high >= 1:
             marker = {"color": DARK, "size": 10, "symbol": "diamond" if x else "square"}
             marks.append({"x": [x], "y": [y], "name": axis.direction.label, "marker": marker})
     if places:
@@ -210,7 +210,7 @@ def _trajectory(places: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _axis_title(axis: Axis, letter: str) -> str:
     label = axis.direction.label
-    if axis.direction.kind in MODEL_AT_ONE:
+    if axis.direction.kind == "interpolation" and axis.direction.ends_at_model:
         return f"{letter}, from the model (0) to {label} (1)"
     return f"perturbation {letter}" + (f" along {label}" if label else "")
 

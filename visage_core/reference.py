@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from visage_core.checkpoints import CheckpointError, some
@@ -25,7 +26,7 @@ def import_direction(source: Path, target: Path, steps: int, multiplier: float) 
     """
     try:
         tensors = torch.load(source, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             "source", f"{source} cannot be read without running code: {reason}", "Give a dirs*.pt"
@@ -47,7 +48,10 @@ def import_direction(source: Path, target: Path, steps: int, multiplier: float) 
     }
     if not moved:
         raise CheckpointError("source", f"{source} moves nothing", "Give another")
-    save_file(moved, target)
+    try:
+        save_file(moved, target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError("target", f"{target} cannot be written: {error}", "Give another") from None
     return len(moved)
 
 

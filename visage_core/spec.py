@@ -52,6 +52,12 @@ class Movement(Part):
         """What to call it in a figure; nothing where it is random."""
         return " to ".join(Path(getattr(self, field)).name for field in self.FILES)
 
+    @property
+    def ends_at_model(self) -> bool:
+        """Whether coordinate 1 is the very model that its files make: all of it moves, as far as they say."""
+        whole = self.selection == Selection() and getattr(self, "norm", "none") == "none"
+        return whole and kind_of(self) in MODEL_AT_ONE
+
 
 class RandomDirection(Movement):
     """Gaussian directions, rescaled to the size of the weights (paper, section 3)."""
@@ -102,6 +108,11 @@ class DifferenceDirection(Movement):
     start: str = Field(min_length=1, description="Path or hub id of the checkpoint that is subtracted.")
     end: str = Field(min_length=1, description="Path or hub id of the checkpoint that is added.")
     norm: Norm = Field(default="none", description="Rescale it as random directions are; none leaves it.")
+
+    @property
+    def label(self) -> str:
+        """What to call it in a figure."""
+        return f"{Path(self.end).name} − {Path(self.start).name}"
 
 
 class FileDirection(Movement):
@@ -156,7 +167,7 @@ BRANCHES = {"random", *KINDS.values()}
 MODEL_AT_ONE = ("interpolation", "adapter", "difference")
 
 
-def _kind_of(direction: object) -> str:
+def kind_of(direction: object) -> str:
     """The kind of a direction, in a document or as a model."""
     if isinstance(direction, dict):
         return str(
@@ -183,7 +194,7 @@ class Axis(Part):
         if not isinstance(values, dict):
             return values
         direction = values.get("direction")
-        kind = _kind_of(direction)
+        kind = kind_of(direction)
         if isinstance(direction, dict):
             values = values | {"direction": {"kind": kind} | direction}
         high = 1.5 if kind in MODEL_AT_ONE else 0.5
@@ -224,7 +235,7 @@ class SecondAxis(Axis):
     def _default_orthogonal(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("orthogonal") is not None:
             return values
-        return values | {"orthogonal": _kind_of(values.get("direction")) not in MODEL_AT_ONE}
+        return values | {"orthogonal": kind_of(values.get("direction")) not in MODEL_AT_ONE}
 
 
 class PromptSpec(Part):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -65,6 +65,8 @@ class Score(Interval):
         if self.direction_variance is None or self.mixed_variance is None:
             return {"directions": None, "prompts": 4 * n if within else None}
         between, mixed = self.direction_variance, self.mixed_variance
+        if between == within == 0:  # what there is of an interval, the number of prompts makes
+            return {"directions": None, "prompts": 4 * n if self.low < self.high else None}
         target = _half_width(between, within, k) / 2
 
         def of_directions(m: int) -> bool:
@@ -122,14 +124,21 @@ def difference(
     found = _score(apart, apart_drawn, one.verdicts.shape[1], (-width, width))
     if math.isnan(found.low):
         return Difference(found, math.nan)
+    if found.prompt_variance == 0 and bounds == PERCENT:
+        # All prompts say the same. Others may say anything else: so many as these few may have missed (the
+        # exact binomial bound for none of n).
+        others = 1 - 0.025 ** (1 / one.verdicts.shape[1])
+        low, high = (found.value + others * (end - found.value) for end in (-width, width))
+        found = replace(found, low=min(found.low, low), high=max(found.high, high))
     if found.direction_variance is None:
         means = apart_drawn.mean(axis=1)
         means = means[~np.isnan(means)]
         tail = min(np.sum(means <= 0), np.sum(means >= 0))
-        return Difference(found, min(1.0, 2 * (tail + 1) / (len(means) + 1)))
-    return Difference(
-        found, _p_value(found.value, found.direction_variance, found.prompt_variance, found.directions)
-    )
+        p_value = min(1.0, 2 * (tail + 1) / (len(means) + 1))
+    else:
+        p_value = _p_value(found.value, found.direction_variance, found.prompt_variance, found.directions)
+    # No n prompts tell more than if they all said the same (the sign test).
+    return Difference(found, max(p_value, 2.0 ** (1 - one.verdicts.shape[1])))
 
 
 def running_visage(

@@ -10,7 +10,7 @@ import typer
 
 from services import show
 from services.cli.app import FAILED, INTERRUPTED, app, set_field
-from visage_core.spec import LandscapeSpec, SpecError, parse_experiment, read_spec
+from visage_core.spec import LandscapeSpec, SpecError, kind_of, parse_experiment, read_spec
 
 
 @app.command()
@@ -125,13 +125,16 @@ def run(
     }
     merged = _merged(document, options)
     if second_to is not None:
-        merged["second_axis"] = {"direction": {"to": second_to}, "points": points or 11, **_range(range_)}
+        merged["second_axis"] = {"direction": {"to": second_to}, "points": points or 9, **_range(range_)}
     elif plane:
         merged["second_axis"] = _second_axis(merged.get("axis") or {})
     if model is not None:
         merged = {name: value for name, value in merged.items() if name not in ("model", "models")}
         merged |= {"models": model} if len(model) > 1 else {"model": model[0]}
-    _measure(parse_experiment(merged), out, address, _stop_when(stop_when))
+    specs = parse_experiment(merged)
+    if stop_when is not None and specs[0].adaptive:
+        raise SpecError("stop-when", "an adaptive sweep has no VISAGE", "Give one of the two")
+    _measure(specs, out, address, _stop_when(stop_when))
 
 
 def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: float | None) -> None:
@@ -338,7 +341,7 @@ def _range(text: str | None) -> dict[str, float]:
 
 def _second_axis(axis: dict[str, Any]) -> dict[str, Any]:
     """The second axis of --plane: random, over the range and the points of the first where that is random."""
-    if axis.get("direction", {"kind": "random"}).get("kind") == "random":
+    if kind_of(axis.get("direction") or {}) == "random":
         return dict(axis)
     points = {"points": axis["points"]} if "points" in axis else {}
     return {"direction": {"kind": "random", "seeds": [0]}, **points}
@@ -391,7 +394,7 @@ def _merged(document: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]
         if isinstance(value, dict):
             before = merged.get(name) or {}
             # Another kind of direction has nothing to do with the one before.
-            if name == "direction" and value.get("kind", before.get("kind")) != before.get("kind"):
+            if name == "direction" and value.get("kind") not in (None, kind_of(before)):
                 before = {}
             if part := _merged(before, value):
                 merged[name] = part

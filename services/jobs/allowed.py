@@ -65,7 +65,7 @@ class Allowed:
         if path is not None:
             if not path.exists() or self._is_whole(path):
                 return str(path)
-        elif _is_listed(name, self.models, MODEL):
+        elif _is_listed(name, self.models, MODEL) and not Path(name).exists():  # a folder here goes first
             return name
         raise NotAllowedError(
             field,
@@ -88,7 +88,7 @@ class Allowed:
             return source
         if source.startswith("hf:"):
             name = source.split(":")[1]
-            if _is_listed(name, self.datasets, DATASET):
+            if _is_listed(name, self.datasets, DATASET) and not Path(name).exists():
                 return source
         else:
             path = self._inside(source)

@@ -27,6 +27,7 @@ from services.sweep.run import Run
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.landscape import MEASURES, Landscape
+from visage_core.metrics import Basin
 from visage_core.results import Results
 from visage_core.selection import layer_of
 from visage_core.spec import LandscapeSpec, differences
@@ -112,11 +113,10 @@ def outcome(landscape: Landscape, norms: Norms) -> dict[str, Any]:
     far = share(landscape.spec, norms)
     if basin is None:
         return {"radius": 0.0, "rank": 0.0}
-    edges = [] if basin.open_low else [-basin.low]  # type: ignore[union-attr]
-    edges += [] if basin.open_high else [basin.high]  # type: ignore[union-attr]
-    if edges:
-        return {"radius": far * min(edges), "rank": far * min(edges)}
-    return {"radius": None, "rank": NOT_LOST - float(max(one.asr[0][0], one.asr[0][-1]))}
+    assert isinstance(basin, Basin)
+    if basin.open:
+        return {"radius": None, "rank": NOT_LOST - float(max(one.asr[0][0], one.asr[0][-1]))}
+    return {"radius": far * basin.radius, "rank": far * basin.radius}
 
 
 def _radii(landscape: Landscape, norms: Norms) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _radii(landscape: Landscape, norms: Norms) -> dict[str, Any]:
             {
                 "seed": one.seed,
                 "radius": far * radius,
-                "open": basin is not None and basin.open_low and basin.open_high,  # type: ignore[union-attr]
+                "open": basin is not None and basin.open,
             }
             for one, radius, basin in zip(landscape.surfaces, score.by_direction, basins, strict=True)
         ],

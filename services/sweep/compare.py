@@ -9,34 +9,32 @@ from services.sweep.report import load_landscapes
 from visage_core.compare import NotComparableError, compare, require_same_spec
 from visage_core.plots import comparison_figure, render
 from visage_core.results import Results
-from visage_core.spec import LandscapeSpec
+from visage_core.spec import LandscapeSpec, differences
 
 
 def folders_of(specs: list[LandscapeSpec], out: Path) -> list[Path]:
     """The folder of each spec's results: `out` itself, or one below it for each model."""
     if len(specs) == 1:
         return [out]
-    names = [Path(spec.model).name or "model" for spec in specs]
-    return [
-        out / (name if names.count(name) == 1 else f"{name}-{number}") for number, name in enumerate(names, 1)
-    ]
+    names: list[str] = []
+    for spec in specs:
+        name = Path(spec.model).name or "model"
+        taken = (f"{name}-{number}" for number in range(2, len(specs) + 2))
+        names.append(name if name not in names else next(other for other in taken if other not in names))
+    return [out / name for name in names]
 
 
 def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
     """Compare each folder's landscapes with those of the first; gives the document, and writes it and its
     figures into `out`. Raises NotComparableError."""
     landscapes = [load_landscapes(folder) for folder in folders]
-    prompts = [
-        (Results(folder).read_json("inputs.json") or {}).get("sha256", {}).get("prompts")
-        for folder in folders
-    ]
-    for folder, found, digests in zip(folders, landscapes, prompts, strict=True):
+    inputs = [Results(folder).read_json("inputs.json") or {} for folder in folders]
+    for folder, found, own in zip(folders, landscapes, inputs, strict=True):
         require_same_spec(landscapes[0][0], found[0])
-        if digests != prompts[0]:
+        if changes := differences(_must_agree(inputs[0]), _must_agree(own)):
+            what = ", ".join(change.partition(":")[0] for change in changes)
             raise NotComparableError(
-                "landscapes",
-                f"{folder} was measured with other prompts than {folders[0]}",
-                "Measure both alike",
+                "landscapes", f"{folder} and {folders[0]} differ in their {what}", "Measure both alike"
             )
     names = [f"{Path(found[0].spec.model).name}" for found in landscapes]
     document = {
@@ -45,12 +43,13 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
             {
                 "folder": str(folder),
                 "model": found[0].spec.model,
+                "other_versions": differences(inputs[0].get("versions", {}), own.get("versions", {})),
                 "landscapes": [
                     {"prompts": one.prompts.model_dump(mode="json"), "differences": compare(one, base)}
                     for one, base in zip(found, landscapes[0], strict=True)
                 ],
             }
-            for folder, found in zip(folders[1:], landscapes[1:], strict=True)
+            for folder, found, own in zip(folders[1:], landscapes[1:], inputs[1:], strict=True)
         ],
     }
     if out is not None:
@@ -62,3 +61,13 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
                 (out / f"{name}.html").write_bytes(render(figure, "html"))
                 (out / f"{name}.png").write_bytes(render(figure, "png"))
     return document
+
+
+def _must_agree(inputs: dict[str, Any]) -> dict[str, Any]:
+    """What landscapes that are compared have in common: the prompts and all that directions are made of."""
+    digests = {
+        name: digest
+        for name, digest in inputs.get("sha256", {}).items()
+        if name != "model" and not name.startswith("trajectory")
+    }
+    return {"sha256": digests, "random_directions": inputs.get("random_directions")}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from services.sweep.models import model_folder
@@ -18,7 +20,8 @@ from visage_core.checkpoints import (
     require_same_tensors,
     some,
 )
-from visage_core.spec import Axis, LandscapeSpec
+from visage_core.selection import EVERYTHING, Selection, SelectionError
+from visage_core.spec import LandscapeSpec
 
 
 @dataclass(frozen=True)
@@ -38,26 +41,33 @@ class Found:
 def find_files(spec: LandscapeSpec, base: Checkpoint) -> dict[str, Found]:
     """All that a spec names beside its model, by the field that names it. Raises CheckpointError and
     SelectionError for what is not there, or does not fit the model."""
+    chosen = {}
     for name, axis in (("axis", spec.axis), ("second_axis", spec.second_axis)):
         if axis is not None:
-            _require_selection(axis, base, f"{name}.direction")
-    return {field: _find(name, field, base) for field, name in spec.files().items()}
+            chosen[f"{name}.direction"] = axis.direction.selection
+            axis.direction.selection.require_use(base.tensors, f"{name}.direction")
+    return {
+        field: _find(name, field, base, chosen.get(field.rpartition(".")[0], EVERYTHING))
+        for field, name in spec.files().items()
+    }
 
 
-def _find(name: str, field: str, base: Checkpoint) -> Found:
+def _find(name: str, field: str, base: Checkpoint, chosen: Selection) -> Found:
     kind = field.rpartition(".")[2]
     if kind == "file":
-        return _direction_file(Path(name).expanduser().resolve(), field, base)
+        return _direction_file(Path(name).expanduser().resolve(), field, base, chosen)
     path = model_folder(name, field)
     if kind == "adapter":
-        Adapter.open(path, field).require_fits(base, field)
+        adapter = Adapter.open(path, field)
+        adapter.require_fits(base, field)
+        _require_some(chosen, adapter, field)
         return Found(path, (WEIGHTS, CONFIG))
     other = Checkpoint.open(path, field)
     require_same_tensors(base, other, field)
     return Found(path, tuple(other.files))
 
 
-def _direction_file(path: Path, field: str, base: Checkpoint) -> Found:
+def _direction_file(path: Path, field: str, base: Checkpoint, chosen: Selection) -> Found:
     try:
         tensors = TensorFiles.of(path)
     except (SafetensorError, OSError) as error:
@@ -70,8 +80,20 @@ def _direction_file(path: Path, field: str, base: Checkpoint) -> Found:
             f"{path} has no tensors, or some that {base.path} lacks or has in another shape: {some(wrong)}",
             "Give a direction of this very model, by the names of its checkpoint's tensors",
         )
+    _require_some(chosen, tensors, field)
+    odd = [name for name in tensors if not torch.isfinite(tensors[name]).all()]
+    if odd:
+        raise CheckpointError(
+            field, f"{path} has values that are no numbers: {some(odd)}", "Make the direction again"
+        )
     return Found(path.parent, (path.name,), alone=True)
 
 
-def _require_selection(axis: Axis, base: Checkpoint, field: str) -> None:
-    axis.direction.selection.require_use(base.tensors, field)
+def _require_some(chosen: Selection, names: Iterable[str], field: str) -> None:
+    """Raise SelectionError where nothing of what a file moves is selected: all points would be the origin."""
+    if not chosen.of(names):
+        raise SelectionError(
+            field.rpartition(".")[0],
+            f"only and leave_out together leave no tensor that {field.rpartition('.')[2]} moves",
+            "Leave out less",
+        )

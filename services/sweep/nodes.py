@@ -30,11 +30,14 @@ class Folder:
     def of(cls, path: Path, digest: str, alone: str | None = None) -> Folder:
         """The files of a folder that make a model, or the one that is wanted `alone`: no others leave the
         machine."""
-        wanted = FILES if alone is None else [alone]
+
+        def is_wanted(name: str) -> bool:
+            return any(fnmatch(name, pattern) for pattern in FILES) if alone is None else name == alone
+
         found = [
             (file.name, file.stat().st_size, file.stat().st_mtime_ns)
             for file in sorted(path.iterdir())
-            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in wanted)
+            if file.is_file() and is_wanted(file.name)
         ]
         return cls(str(path), digest, tuple(found))
 

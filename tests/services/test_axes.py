@@ -179,3 +179,31 @@ def test_what_does_not_fit_the_model_is_told_by_its_field(models: list[Path], tm
     with pytest.raises(SelectionError) as caught:
         planned(models[0], axis={"direction": {"seeds": [0], "only": ["layers:7"]}})
     assert caught.value.field == "axis.direction.only"
+
+
+@pytest.mark.parametrize("kind", ["adapter", "file"])
+def test_a_selection_of_what_a_file_does_not_move_is_no_landscape(
+    models: list[Path], tmp_path: Path, kind: str
+) -> None:
+    if kind == "file":
+        save_file({NAMES[1]: torch.ones(6, 4)}, tmp_path / "one[1].safetensors")
+        along: dict[str, Any] = {"file": str(tmp_path / "one[1].safetensors")}
+    else:
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 2}')
+        stem = f"base_model.model.{NAMES[1].removesuffix('.weight')}"
+        factors = {f"{stem}.lora_A.weight": torch.ones(2, 4), f"{stem}.lora_B.weight": torch.ones(6, 2)}
+        save_file(factors, adapter / "adapter_model.safetensors")
+        along = {"adapter": str(adapter)}
+    found = axes(models[0], axis={"direction": along | {"only": ["attention"]}})
+    moved = at(models[0], found, Point(None, 1.0))
+    assert not torch.equal(moved[NAMES[1]], tensors(0)[NAMES[1]])
+    with pytest.raises(SelectionError, match=f"no tensor that {kind} moves"):
+        planned(models[0], axis={"direction": along | {"only": ["mlp"]}})
+
+
+def test_a_file_of_what_is_no_number_is_refused(models: list[Path], tmp_path: Path) -> None:
+    save_file({NAMES[1]: torch.full((6, 4), torch.nan)}, tmp_path / "nan.safetensors")
+    with pytest.raises(CheckpointError, match="no numbers"):
+        planned(models[0], axis={"direction": {"file": str(tmp_path / "nan.safetensors")}})

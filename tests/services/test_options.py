@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,4 +151,33 @@ def test_several_models_are_several_specs(spec_of: SpecOf, monkeypatch: pytest.M
     monkeypatch.setattr("services.sweep.run.open_runs", note)
     with pytest.raises(IndexError):  # the fixture finds no spec: this one has them
         spec_of("--model", "x/a", "--model", "y/a", "--model", "b", file={"model": "c"})
-    assert seen == [["x/a", "y/a", "b"], ["a-1", "a-2", "b"]]
+    assert seen == [["x/a", "y/a", "b"], ["a", "a-2", "b"]]
+
+
+def test_a_direction_whose_kind_a_file_does_not_name_keeps_its_settings(spec_of: SpecOf) -> None:
+    file = {"model": "m", "axis": {"direction": {"seeds": [0], "norm": "filter", "only": ["attention"]}}}
+    found = spec_of("--seed", 5, file=file).axis.direction
+    assert (found.seeds, found.norm, found.only) == ((5,), "filter", ("attention",))
+    other = spec_of("--to", "b", file={"model": "m", "axis": {"direction": {"to": "a", "only": ["mlp"]}}})
+    assert (other.axis.direction.to, other.axis.direction.only) == ("b", ("mlp",))
+
+
+def test_a_plane_of_other_norms_is_of_that_norm_on_both_axes(spec_of: SpecOf) -> None:
+    found = spec_of("--model", "m", "--plane", "--norm", "filter")
+    assert_same(found.second_axis, found.axis)
+    assert found.axis.direction.norm == "filter"
+
+
+def commands() -> list[str]:
+    """The `visage run` commands of the docs."""
+    root = Path(__file__).parents[2]
+    texts = [path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return sorted({line for line in lines if line.startswith("visage run ")})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_docs_is_a_spec(spec_of: SpecOf, command: str) -> None:
+    words = shlex.split(command, comments=True)[2:]
+    place = words.index("--out")
+    assert spec_of(*words[:place], *words[place + 2 :]).model

@@ -82,6 +82,10 @@ def test_beyond_one_it_goes_on_in_a_straight_line(tmp_path: Path) -> None:
         ({"use_dora": True}, "use_dora=True"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "biases"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"init_lora_weights": "olora"}, "own weights too"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"alpha_pattern": {"(": 1}}, "alpha_pattern"),
     ],
 )
 def test_what_is_no_sum_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:

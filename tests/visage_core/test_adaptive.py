@@ -62,7 +62,7 @@ def test_a_point_that_cannot_be_judged_ends_the_search_there() -> None:
 
 
 @pytest.mark.parametrize("make", [curve, lambda steps: plane(steps // 5)])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False), st.floats(0.05, 0.95), st.integers(0, 3))
 def test_what_is_measured_in_the_end_does_not_depend_on_the_order(
     make: Any, chance: random.Random, radius: float, shift: int

@@ -171,3 +171,16 @@ def test_the_radius_is_to_the_nearer_edge() -> None:
     assert (found.low, found.high, found.radius) == pytest.approx((-1.5, 0.5, 0.5))
     one_sided = basin([0.0, 1.0, 2.0], np.array([0.0, 0.0, 100.0]), 50.0)
     assert one_sided.radius == pytest.approx(1.5)
+
+
+def test_only_edges_within_the_range_make_a_radius() -> None:
+    x = [-0.5, 0.0, 0.5, 1.0]
+    open_on_one_side = basin(x, np.array([0.0, 0.0, 0.0, 100.0]), 50.0)
+    assert open_on_one_side.radius == pytest.approx(0.75)
+    assert not open_on_one_side.open
+    nowhere = basin(x, np.zeros(4), 50.0)
+    assert (nowhere.radius, nowhere.open) == (1.0, True)
+    at_the_origin = basin([-0.5, -0.25, 0.0, 0.25], np.array([100.0, 0.0, 50.0, 60.0]), 50.0)
+    assert (at_the_origin.high, at_the_origin.radius) == (0.0, 0.0)
+    backwards = basin([-0.5, -0.25, 0.0], np.array([100.0, 0.0, 0.0]), 50.0)
+    assert backwards.radius == pytest.approx(0.375)

@@ -179,6 +179,23 @@ def test_figures_are_drawn_of_any_part_of_a_sweep(tmp_path: Path, count: int) ->
     assert "cdn.plot.ly" not in text.split("Plotly.newPlot")[-1]
 
 
+def test_figures_are_drawn_of_any_part_of_an_adaptive_sweep_with_a_trajectory(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"adaptive": True, "trajectory": ("step-1",)})
+    places = [{"name": "step-1", "alpha": 0.1, "beta": 0.0, "off": 0.5}]
+    table = sweep(tmp_path, spec).points()
+    for part in (table.slice(0, 0), table.slice(1, 1), table.slice(1, 3), table):
+        figure = landscape_figure(
+            Landscape(spec, part), "title", geometry={"directions": [{"places": places}]}
+        )
+        assert figure.to_json()
+
+
+def test_a_basin_that_reaches_the_end_of_the_range_is_said_to(tmp_path: Path) -> None:
+    summary = Landscape(SPEC, sweep(tmp_path, complied=0).points()).summary()
+    assert (summary["basin_width"]["value"], summary["basin_width"]["open"]) == (1.0, 2)
+    assert (summary["basin_radius"]["value"], summary["basin_radius"]["open"]) == (0.5, 2)
+
+
 def test_a_hostile_model_name_is_no_markup_in_the_page(tmp_path: Path) -> None:
     figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "</script><script>alert(1)</script>")
     assert b"<script>alert(1)" not in render(figure, "html")

@@ -202,4 +202,21 @@ def test_what_prompts_alone_cannot_do_is_said() -> None:
 def test_a_difference_of_equal_models_is_none() -> None:
     one = sample(landscapes(np.random.default_rng(1), 3, 20), mean_safety)
     found: Difference = difference(one, one)
-    assert (found.score.value, found.score.low, found.score.high, found.p_value) == (0, 0, 0, 1)
+    assert (found.score.value, found.p_value) == (0, 1)
+    assert found.score.low == pytest.approx(-found.score.high)
+    assert 0 < found.score.high < 20  # of twenty prompts, none answered in another way
+
+
+@pytest.mark.parametrize("directions", [1, 3])
+def test_few_prompts_that_all_say_the_same_prove_little(directions: int) -> None:
+    """Against exact tests: of five prompts, all of which changed, the sign test has p = 1/16."""
+    safe, unsafe = (np.full((directions, 1, 5), verdict) for verdict in (0.0, 1.0))
+    found = difference(sample(unsafe, lambda asr: float(asr[0])), sample(safe, lambda asr: float(asr[0])))
+    assert found.score.value == 100
+    assert found.score.low < 0
+    assert found.p_value >= 1 / 16
+
+
+def test_where_all_prompts_say_the_same_only_more_of_them_tell_more() -> None:
+    found = score(sample(np.zeros((3, 5, 20)), mean_safety))
+    assert found.halved_by() == {"directions": None, "prompts": 80}

@@ -104,6 +104,15 @@ def test_a_name_is_not_looked_for_where_the_service_was_started(
     refused(model, tree.allowed(), "./model")
 
 
+def test_a_listed_name_of_the_hub_is_no_folder_where_the_service_was_started(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree.outside.parent)
+    allowed = Allowed((tree.root,), models=("*",))
+    assert model(allowed, "org/model") == "org/model"
+    refused(model, allowed, "outside/model")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -369,6 +378,7 @@ def test_every_part_of_a_spec_is_looked_at(tree: Tree) -> None:
     found = may.resolve(spec_of(axis=there, second_axis=at_random))
     assert isinstance(found.axis.direction, InterpolationDirection)
     assert found.axis.direction.to == str(tree.root / "deep" / "model")
+    (tree.root / "deep" / "d.safetensors").touch()
     file = {"direction": {"file": "deep/d.safetensors"}, "points": 5}
     assert may.resolve(spec_of(axis=file, trajectory=["model"])).files() == {
         "axis.direction.file": str(tree.root / "deep" / "d.safetensors"),
