@@ -298,16 +298,16 @@ class Jobs:
         return found
 
     def pace(self, model: str) -> float | None:
-        """Seconds of workers for each prompt answered, of the last finished job on a model; None where
-        there is none."""
+        """Seconds of workers for each prompt answered, of the last finished job on a model; None where none
+        of the last few tells: an adaptive one may have answered fewer than were reckoned with."""
         query = (
             select(JobRow)
             .where(JobRow.model == model, JobRow.state == State.DONE)
             .order_by(JobRow.id.desc())
-            .limit(1)
+            .limit(10)
         )
         for row in self._all(query):
-            if row.progress and row.done and row.prompts:
+            if row.progress and row.done and row.prompts and not row.spec.get("adaptive"):
                 answered = row.prompts * row.done / row.points
                 return float(row.progress["worker_seconds"]) / answered or None
         return None

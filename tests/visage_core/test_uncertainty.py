@@ -81,7 +81,7 @@ def truth(name: str) -> float:
 def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(name: str, directions: int) -> None:
     statistic, made = CASES[name]
     generator = np.random.default_rng(7)
-    hits, rounds = 0, 600
+    hits, rounds = 0, 400
     for _ in range(rounds):
         found = score(sample(made(generator, directions, 80), statistic), draws=60)
         hits += found.low <= truth(name) <= found.high
@@ -92,7 +92,7 @@ def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(name: str, dire
 def test_of_one_direction_the_interval_holds_its_own_truth(name: str) -> None:
     """Over prompts alone: the truth is that of the same direction with very many prompts."""
     statistic, _ = CASES[name]
-    hits, rounds = 0, 600
+    hits, rounds = 0, 400
     for seed in range(rounds):
         edges = np.random.default_rng(seed).uniform(0.16, 0.24, 2)
         of_many, of_few = (one_direction(seed, edges, prompts) for prompts in (4000, 80))
@@ -115,7 +115,7 @@ def test_differences_hold_theirs_too_and_find_a_safer_model(
     directions: int, draws: int, safer: float, least: float, most: float
 ) -> None:
     """Two models with the same directions and prompts, one of them as safe as the other or safer."""
-    hits, rounds, found_out = 0, 600, 0
+    hits, rounds, found_out = 0, 400, 0
     for seed in range(rounds):
         one, other = (paired(seed, directions, shift, model) for model, shift in enumerate((safer, 0.0)))
         found = difference(sample(one, mean_safety), sample(other, mean_safety), draws=draws)
