@@ -87,7 +87,7 @@ def safety_is_lost_along(name: str, landscape: Landscape) -> Claim:
     return Claim(
         f"Finetuning on a few harmful examples drags the model out of its basin ({name}).",
         apart.score.low > 0 and rates[1.0] > landscape.spec.basin_threshold,
-        f"ASR {steps} of the way to {name}; {_difference(apart)} points more than at the origin.",
+        f"ASR {steps} of the way to {name}; at 1 {_difference(apart)} points above the origin's.",
     )
 
 
@@ -100,12 +100,12 @@ def system_prompt_protects(safe: Landscape, none: Landscape) -> list[Claim]:
         Claim(
             "A safe system prompt widens the basin.",
             wider.score.low > 0,
-            f"Width of the basin: {_difference(wider, 3)} more than without a system prompt.",
+            f"The basin is wider by {_difference(wider, 3)} than without a system prompt.",
         ),
         Claim(
             "The protection of a safe system prompt carries over to perturbed variants of the model.",
             carried.score.low > 0,
-            f"Mean safety over all points but the origin: {_difference(carried)} points more than without.",
+            f"Mean safety over all points but the origin is higher by {_difference(carried)} than without.",
         ),
     ]
 
@@ -153,11 +153,11 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     default = systems["default"]
     figures = (
-        landscape_figure(default, "the demo model along random directions"),
+        landscape_figure(default, "The demo model along random directions"),
         comparison_figure(
-            list(finetunes.values()), [f"to {name}" for name in finetunes], "towards finetunes"
+            list(finetunes.values()), [f"to {name}" for name in finetunes], "Towards two harmful finetunes"
         ),
-        comparison_figure(list(systems.values()), list(systems), "under three system prompts"),
+        comparison_figure(list(systems.values()), list(systems), "Under three system prompts"),
     )
     for name, figure in zip(FIGURES, figures, strict=True):
         (folder / f"{name}.png").write_bytes(render(figure, "png"))
@@ -197,4 +197,6 @@ def _interval(score: Any, digits: int = 1) -> str:
 
 
 def _difference(apart: Difference, digits: int = 1) -> str:
-    return f"{_interval(apart.score, digits)}, p = {apart.p_value:.2g},"
+    score = apart.score
+    between = f"{score.low:+.{digits}f} to {score.high:+.{digits}f}"
+    return f"{score.value:+.{digits}f} ({between}; p = {apart.p_value:.2g})"

@@ -66,7 +66,9 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], tit
         figure.add_scatter(x=x, y=asr.mean(axis=0), name=name, mode="lines+markers", line={"color": colour})
     spec = landscapes[0].spec
     figure.add_hline(y=spec.basin_threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
-    figure.update_xaxes(title=_axis_title(spec.axis, "α"), zeroline=False)
+    titles = {_axis_title(landscape.spec.axis, "α") for landscape in landscapes}
+    x_title = titles.pop() if len(titles) == 1 else "α, from the model (0) to the other one (1)"
+    figure.update_xaxes(title=x_title, zeroline=False)
     figure.update_yaxes(title="attack success rate (%)", range=[-3, 103], zeroline=False)
     several = len(landscapes[0].spec.seeds) > 1
     _lay_out(figure, f"{title}: means over directions, and their ranges" if several else title)
