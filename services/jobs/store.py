@@ -64,7 +64,6 @@ class Submission:
     priority: int = 0
     webhook: dict[str, Any] | None = None
     idempotency_key: str | None = None
-
     request: dict[str, Any] | None = None
 
     def digest(self) -> str:
