@@ -256,24 +256,19 @@ class Measure:
     bounds: Callable[[LandscapeSpec], uncertainty.Bounds] = lambda _: uncertainty.PERCENT
 
 
-def _width(landscape: Landscape, one: Surface) -> uncertainty.Statistic:
-    coordinates = np.array(one.alphas)[one.measured[0]]
+def _of_basin(size: Callable[[Basin], float]) -> Callable[[Landscape, Surface], uncertainty.Statistic]:
+    """A size of a curve's basin, 0 where there is none."""
 
-    def width(asr: Floats) -> float:
-        found = metrics.basin(coordinates, asr, landscape.spec.basin_threshold)
-        return 0.0 if found is None else found.width
+    def of(landscape: Landscape, one: Surface) -> uncertainty.Statistic:
+        coordinates = np.array(one.alphas)[one.measured[0]]
 
-    return width
+        def statistic(asr: Floats) -> float:
+            found = metrics.basin(coordinates, asr, landscape.spec.basin_threshold)
+            return 0.0 if found is None else size(found)
 
+        return statistic
 
-def _radius(landscape: Landscape, one: Surface) -> uncertainty.Statistic:
-    coordinates = np.array(one.alphas)[one.measured[0]]
-
-    def radius(asr: Floats) -> float:
-        found = metrics.basin(coordinates, asr, landscape.spec.basin_threshold)
-        return 0.0 if found is None else found.radius
-
-    return radius
+    return of
 
 
 def _area(landscape: Landscape, one: Surface) -> uncertainty.Statistic:
@@ -312,8 +307,14 @@ MEASURES = {
         lambda _, __: metrics.visage_cropped, lambda spec: _is_even(spec) and _is_curve(spec)
     ),
     "mean_safety": Measure(lambda _, __: metrics.mean_safety, _is_even),
-    "basin_width": Measure(_width, _is_curve, lambda spec: (0.0, _range(spec.axis))),
-    "basin_radius": Measure(_radius, _is_curve, lambda spec: (0.0, max(-spec.axis.low, spec.axis.high))),
+    "basin_width": Measure(
+        _of_basin(lambda basin: basin.width), _is_curve, lambda spec: (0.0, _range(spec.axis))
+    ),
+    "basin_radius": Measure(
+        _of_basin(lambda basin: basin.radius),
+        _is_curve,
+        lambda spec: (0.0, max(-spec.axis.low, spec.axis.high)),
+    ),
     "basin_area": Measure(
         _area,
         lambda spec: not _is_curve(spec),
