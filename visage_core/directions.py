@@ -7,7 +7,9 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from visage_core.spec import Norm
 # results and cached files of the old kind are never taken for the new.
 GENERATOR = "visage-random-direction-1"
 SECOND_AXIS = "second axis: "
+JUST_USED_SECONDS = 60.0
 # The float32 values of a direction for one weight tensor, by its name, before they are scaled.
 Values = Callable[[str, torch.Tensor], torch.Tensor]
 
@@ -142,29 +145,50 @@ def cached_direction(
 
     `names` are the tensors of `base` that it moves, in the order in which `make` gives them. Processes that
     ask for the same direction at once make it once. The file's name is a digest of its `identity`: all that
-    its content depends on. Raises DiskSpaceError.
+    its content depends on. Where the disk has no room for it, those go that were not used for the longest
+    time. Raises DiskSpaceError.
     """
     document = json.dumps([GENERATOR, *identity])
     path = cache / f"{hashlib.sha256(document.encode()).hexdigest()[:32]}.safetensors"
-    if path.exists():
+    if mark_used(path):
         return path
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             infos = {name: base.tensors[name] for name in names}
-            _require_space(cache, sum(4 * math.prod(info.shape) for info in infos.values()))
+            _make_room(cache, sum(4 * math.prod(info.shape) for info in infos.values()))
             partial = path.with_suffix(".partial")
             _write_float32(partial, infos, make())
             partial.replace(path)
     return path
 
 
+def mark_used(path: Path) -> bool:
+    """Note that a direction's file is being used; False where it is gone, to make room for others."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _norm(tensor: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
-def _require_space(folder: Path, needed: int) -> None:
+def _make_room(folder: Path, needed: int) -> None:
+    """Remove directions until the disk has so many bytes free. Whoever reads one has it open, and loses
+    nothing. Raises DiskSpaceError."""
     free = shutil.disk_usage(folder).free
+    kept = []
+    for file in folder.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process makes room as well
+            kept.append((file.stat().st_mtime, file.stat().st_size, file))
+    for used, size, file in sorted(kept):
+        if free >= needed or used > time.time() - JUST_USED_SECONDS:
+            break
+        free += size
+        file.unlink(missing_ok=True)
     if needed > free:
         raise DiskSpaceError(
             "cache",

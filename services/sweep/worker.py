@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
@@ -18,8 +19,10 @@ from services.sweep.nodes import folder_here
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
 from visage_core.checkpoints import Checkpoint
+from visage_core.directions import mark_used
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
+from visage_core.grid import Point
 from visage_core.judges import JUDGES
 from visage_core.results import Measurement
 from visage_core.sources import TensorSource
@@ -60,9 +63,15 @@ class Place:
 class _Job:
     """A plan on this node: the model's folder, and what its weights move along."""
 
-    plan: Plan
+    here: Here
     model: TensorSource
     axes: Axes
+
+    def steps(self, point: Point) -> list[tuple[TensorSource, float]]:
+        """What leads from the model to a point; made again where it had to make room for something else."""
+        steps = self.axes.steps(point)
+        made = [Path(source.path) for source, _ in steps if source.kind == "direction"]
+        return steps if all(map(mark_used, made)) else self.here.axes().steps(point)
 
 
 class Worker:
@@ -93,7 +102,7 @@ class Worker:
         base = Checkpoint.open(folder_here(plan.model, server))
         here = Here(plan, base, lambda folder: folder_here(folder, server))
         model = TensorSource(str(base.path), "checkpoint", plan.model.digest)
-        self._jobs[name] = job = _Job(plan, model, here.axes())
+        self._jobs[name] = job = _Job(here, model, here.axes())
         found = here.geometry(job.axes)
         if self._engine is not None:
             return found
@@ -123,15 +132,15 @@ class Worker:
         job = self._jobs.get(name)
         if job is None:
             return None
-        spec = job.plan.spec
+        plan, spec = job.here.plan, job.here.plan.spec
         judge = JUDGES[spec.judge]
         begin = time.perf_counter()
         try:
             if name in self._cancelled:
                 raise Interrupted
-            self._engine.move(job.model, job.axes.steps(shard.point))
+            self._engine.move(job.model, job.steps(shard.point))
             moved = time.perf_counter()
-            prompts = job.plan.tokens[shard.begin : shard.end]
+            prompts = plan.tokens[shard.begin : shard.end]
             size = shard.batch or len(prompts)
             responses = []
             for first in range(0, len(prompts), size):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.sweep.axes import Axes
+from services.sweep.worker import _Job
 from tests.checkpoints import write_checkpoint
 from tests.services.plans import axes, here, planned
 from visage_core.checkpoints import Checkpoint, CheckpointError
@@ -17,6 +18,7 @@ from visage_core.directions import gaussian
 from visage_core.grid import Point
 from visage_core.perturb import Shift, perturbed
 from visage_core.selection import SelectionError
+from visage_core.sources import TensorSource
 
 NAMES = ["model.embed_tokens.weight"] + [
     f"model.layers.{layer}.{part}"
@@ -207,3 +209,13 @@ def test_a_file_of_what_is_no_number_is_refused(models: list[Path], tmp_path: Pa
     save_file({NAMES[1]: torch.full((6, 4), torch.nan)}, tmp_path / "nan.safetensors")
     with pytest.raises(CheckpointError, match="no numbers"):
         planned(models[0], axis={"direction": {"file": str(tmp_path / "nan.safetensors")}})
+
+
+def test_a_direction_that_had_to_make_room_is_made_again(models: list[Path], tmp_path: Path) -> None:
+    plan = planned(models[0], axis={"direction": {"seeds": [1]}})
+    job = _Job(here(plan), TensorSource(str(models[0]), "checkpoint"), here(plan).axes())
+    before = at(models[0], job.axes, Point(1, 0.5))
+    [file] = (tmp_path / "cache" / "directions").glob("*.safetensors")
+    file.unlink()
+    assert job.steps(Point(1, 0.5)) == job.axes.steps(Point(1, 0.5))
+    check(at(models[0], job.axes, Point(1, 0.5)), before)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,12 +148,12 @@ def test_the_cache_keeps_a_direction_and_tells_models_and_seeds_apart(tmp_path: 
     base = Checkpoint.open(write_checkpoint(tmp_path / "model", weights))
     cache = tmp_path / "cache"
     path = kept(base, 0, cache)
-    made = path.stat().st_mtime_ns
+    made = path.stat().st_ino
     stored = opened(path).tensors
     assert list(stored) == ["w.weight"]
     assert torch.equal(stored["w.weight"], random_tensor(0, "w.weight", weights["w.weight"]))
     assert kept(base, 0, cache) == path
-    assert path.stat().st_mtime_ns == made
+    assert path.stat().st_ino == made
     assert kept(base, 1, cache) != path
     assert kept(base, 0, cache, "another model") != path
 
@@ -204,3 +207,31 @@ def test_a_selection_hides_the_other_tensors_of_a_source(tmp_path: Path) -> None
     assert list(source.open()) == ["a.mlp.up.weight"]
     with pytest.raises(KeyError):
         source.open()["a.self_attn.q.weight"]
+
+
+def test_directions_that_were_not_used_for_long_make_room_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Checkpoint.open(write_checkpoint(tmp_path / "model", {"w": torch.ones(64, 64)}))
+    cache = tmp_path / "cache"
+    room = 2.5 * 64 * 64 * 4  # for two of them
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=room - sum(file.stat().st_size for file in folder.iterdir()))
+
+    monkeypatch.setattr("visage_core.directions.shutil.disk_usage", usage)
+    first, second = kept(base, 0, cache), kept(base, 1, cache)
+    with pytest.raises(DiskSpaceError):
+        kept(base, 2, cache)  # both were used a moment ago
+    for file, hours in ((first, 3), (second, 2)):
+        os.utime(file, (time.time() - 3600 * hours,) * 2)
+    reader = TensorSource(str(first), "direction").open()
+    kept(base, 0, cache)  # used again
+    third = kept(base, 2, cache)
+    assert (first.exists(), second.exists(), third.exists()) == (True, False, True)
+    os.utime(first, (0, 0))
+    os.utime(third, (1, 1))
+    kept(base, 1, cache)
+    assert (first.exists(), third.exists()) == (False, True)
+    assert reader["w"].shape == (64, 64)  # whoever has it open goes on
+    assert kept(base, 0, cache) == first
