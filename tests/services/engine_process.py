@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -16,17 +17,18 @@ from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
 
 Steps = list[tuple[TensorSource, float]]
+Place = tuple[Path, Steps]
 
 
 def answers(
-    places: list[tuple[Path, Steps]], prompts: list[list[int]], engine: EngineSpec, generation: GenerationSpec
-) -> list[list[str]]:
-    """The responses at each place: a checkpoint and steps away from it. The engine starts on the first one's
-    checkpoint, and moves from there."""
+    walks: list[list[Place]], prompts: list[list[int]], engine: EngineSpec, generation: GenerationSpec
+) -> list[list[list[str]]]:
+    """The responses at each place of each walk. A place is a checkpoint and steps away from it. For each walk
+    an engine is started on its first checkpoint, and moves from there."""
     request = {
-        "places": [
-            (str(model), [(asdict(source), coefficient) for source, coefficient in steps])
-            for model, steps in places
+        "walks": [
+            [(str(model), [(asdict(source), value) for source, value in steps]) for model, steps in walk]
+            for walk in walks
         ],
         "prompts": prompts,
         "engine": engine.model_dump(),
@@ -40,17 +42,34 @@ def answers(
 
 
 def _answer(request: dict[str, Any], answers: Path) -> None:
-    places = [
-        (TensorSource(model, "checkpoint"), [(_source(**source), value) for source, value in steps])
-        for model, steps in request["places"]
-    ]
-    engine = Engine(places[0][0], EngineSpec.model_validate(request["engine"]))
+    spec = EngineSpec.model_validate(request["engine"])
     generation = GenerationSpec.model_validate(request["generation"])
     found = []
-    for origin, steps in places:
-        engine.move(origin, steps)
-        found.append([response.text for response in engine.generate(request["prompts"], generation, [])])
+    for walk in request["walks"]:
+        places = [
+            (TensorSource(model, "checkpoint"), [(_source(**source), value) for source, value in steps])
+            for model, steps in walk
+        ]
+        engine = Engine(places[0][0], spec)
+        found.append([_at(engine, *place, request["prompts"], generation) for place in places])
+        _end(engine)
     answers.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _at(
+    engine: Engine, origin: TensorSource, steps: Steps, prompts: list[list[int]], generation: GenerationSpec
+) -> list[str]:
+    engine.move(origin, steps)
+    return [response.text for response in engine.generate(prompts, generation, [])]
+
+
+def _end(engine: Engine) -> None:
+    """Leave the process as it was before the engine, for the next one."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    del engine._llm
+    gc.collect()
+    cleanup_dist_env_and_memory()
 
 
 def _source(selection: dict[str, list[str]], **rest: str) -> TensorSource:

@@ -61,7 +61,7 @@ def test_it_finds_the_edges_of_the_whole_grid_from_fewer_points(adaptive: Path, 
 
 def test_killed_in_the_middle_it_goes_on_and_measures_nothing_twice(adaptive: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    process = begin(out, SPEC, seconds=0.5)
+    process = begin(out, SPEC, seconds=0.3)
     deadline = time.monotonic() + 120
     while len(Results(out).points()) < 6:
         assert time.monotonic() < deadline

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.services.engine_process import Steps, answers
+from tests.services.engine_process import Place, Steps, answers
 from tests.services.plans import axes
 from visage_core.checkpoints import Checkpoint
 from visage_core.grid import Point
@@ -55,22 +55,31 @@ DIRECTIONS: dict[str, tuple[dict[str, Any], float]] = {
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_moved_engine_is_the_perturbed_checkpoint(
-    name: str, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One engine is moved along every kind of direction. Another is started on the first of the perturbed
-    checkpoints, as they were written, and then given the others as its checkpoint."""
-    monkeypatch.setenv("VISAGE_CACHE", str(tmp_path / "cache"))
+Responses = dict[str, list[list[str]]]
+
+
+@pytest.fixture(scope="module")
+def responses(aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Responses, Responses]:
+    """For each architecture the responses of two engines. One is moved along every kind of direction, from
+    the origin on; the other is started on the first of the perturbed checkpoints, as they were written, and
+    then given the others as its checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(aligned)
-    model, other, third = (random_model(name, tokenizer, tmp_path / str(seed), seed) for seed in range(3))
-    named = {
-        "other": other,
-        "third": third,
-        "adapter": adapter(model, tmp_path),
-        "file": file(model, tmp_path),
-    }
     prompts = render(tokenizer, load_prompts(PromptSpec(source="benign", limit=12)).prompts, "none")
+    walks: list[list[Place]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in ARCHITECTURES:
+            walks += walks_of(name, tokenizer, tmp_path_factory.mktemp(name))
+        found = answers(walks, prompts, ENGINE, GENERATION)
+    return dict(zip(ARCHITECTURES, found[::2], strict=True)), dict(
+        zip(ARCHITECTURES, found[1::2], strict=True)
+    )
+
+
+def walks_of(name: str, tokenizer: Any, folder: Path) -> list[list[Place]]:
+    """The places that the two engines visit."""
+    model, other, third = (random_model(name, tokenizer, folder / str(seed), seed) for seed in range(3))
+    named = {"other": other, "third": third, "adapter": adapter(model, folder), "file": file(model, folder)}
     moved, written = [], []
     for number, (direction, far) in enumerate(DIRECTIONS.values()):
         settings = {
@@ -79,12 +88,18 @@ def test_a_moved_engine_is_the_perturbed_checkpoint(
         }
         steps = axes(model, axis={"direction": settings}).steps(Point(3, far))
         moved.append((model, steps))
-        written.append((perturbed_checkpoint(model, steps, tmp_path / f"written-{number}"), []))
-    found = answers([(model, []), *moved], prompts, ENGINE, GENERATION)
-    origin, found = found[0], found[1:]
-    assert found == answers(written, prompts, ENGINE, GENERATION)
-    same = [kind for kind, texts in zip(DIRECTIONS, found, strict=True) if texts == origin]
-    assert not same, "these did not move"
+        written.append((perturbed_checkpoint(model, steps, folder / f"written-{number}"), []))
+    return [[(model, []), *moved], written]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_moved_engine_is_the_perturbed_checkpoint(
+    name: str, responses: tuple[Responses, Responses]
+) -> None:
+    (origin, *moved), written = (one[name] for one in responses)
+    for kind, here, there in zip(DIRECTIONS, moved, written, strict=True):
+        assert here == there, kind
+        assert here != origin, f"{kind} did not move"
 
 
 def perturbed_checkpoint(model: Path, steps: Steps, folder: Path) -> Path:

@@ -93,7 +93,7 @@ def test_a_moved_engine_answers_as_one_that_loads_the_perturbed_checkpoint(
         (perturbed_checkpoint(warm, place, tmp_path / str(number)), [])
         for number, place in enumerate(some_places())
     ]
-    found = answers(written, warm.prompts, ENGINE, GENERATION)
+    [found] = answers([written], warm.prompts, ENGINE, GENERATION)
     for place, expected in zip(some_places(), found, strict=True):
         assert warm.texts(place) == expected, place
 
