@@ -62,8 +62,7 @@ def reproduce(
 
 def basin_exists(landscape: Landscape) -> Claim:
     """Section 3: near the aligned model safety holds, and past an edge it is gone."""
-    basins = [landscape.basin(one) for one in landscape.surfaces]
-    closed = all(isinstance(one, Basin) and not (one.open_low or one.open_high) for one in basins)
+    closed = all(isinstance(one, Basin) and not (one.open_low or one.open_high) for one in landscape.basins)
     ends = min(float(one.asr[0][end]) for one in landscape.surfaces for end in (0, -1))
     visage, width = (landscape.score(MEASURES[name]) for name in ("visage", "basin_width"))
     assert landscape.origin is not None

@@ -25,12 +25,12 @@ def wanted(spec: LandscapeSpec, asr: Mapping[Point, float | None]) -> list[Point
     """The points that have to be measured, those that are included, by what is known: the ASR in percent of
     measured points, None where nothing could be judged."""
     found: dict[Point, None] = {ORIGIN: None}
+    coarse, cells = _coarse(spec.axis), _cells(spec)
     for seed in spec.seeds:
         grid = surface(spec, seed)
-        cells = _cells(spec)
         inside = _inside(grid, asr, spec.basin_threshold)
         if spec.second_axis is None:
-            places = _of_curve(len(grid[0]), spec.axis.coordinates().index(0.0), _coarse(spec.axis), inside)
+            places = _of_curve(len(grid[0]), grid[0].index(ORIGIN), coarse, inside)
         else:
             places = (place for cell in _leaves(cells, inside) for place in _needs(cell))
         found |= dict.fromkeys(grid[row][column] for row, column in places)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from visage_core.errors import InputError
 from visage_core.grid import ORIGIN
-from visage_core.landscape import BASIN_SIZES, Landscape
+from visage_core.landscape import BASIN_SIZES, Landscape, interval_document, or_none
 from visage_core.metrics import MissingPointsError
 from visage_core.results import as_floats
 from visage_core.spec import differences
@@ -61,9 +60,7 @@ def _origin(landscape: Landscape) -> Sample:
 
 
 def _document(apart: Difference) -> dict[str, Any] | None:
-    score = apart.score
-    if math.isnan(score.value):
+    document = interval_document(apart.score)
+    if document is None:
         return None
-    values = {"value": score.value, "low": score.low, "high": score.high, "p_value": apart.p_value}
-    numbers = {name: None if math.isnan(value) else value for name, value in values.items()}
-    return numbers | {"directions": list(score.by_direction)}
+    return document | {"p_value": or_none(apart.p_value), "directions": list(apart.score.by_direction)}

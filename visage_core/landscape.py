@@ -133,10 +133,14 @@ class Landscape:
         """What VISAGE will probably be, from the points measured so far; None where they are too few."""
         return estimate(self.spec, {point: as_floats(row["verdicts"]) for point, row in self.rows.items()})
 
-    def basin(self, one: Surface) -> Basin | BasinArea | None:
-        """The basin of a curve or plane at the spec's threshold. Raises MissingPointsError unless every point
-        is measured."""
+    @cached_property
+    def basins(self) -> list[Basin | BasinArea | None]:
+        """Each direction's basin at the spec's threshold. Raises MissingPointsError unless every point is
+        measured."""
         self.require_whole()
+        return [self._basin(one) for one in self.surfaces]
+
+    def _basin(self, one: Surface) -> Basin | BasinArea | None:
         threshold = self.spec.basin_threshold
         if self.spec.second_axis is not None:
             asr = one.asr
@@ -149,10 +153,9 @@ class Landscape:
     def open_basins(self, measure: str) -> int:
         """In how many directions a basin's width, radius or area is at least what it is taken for, as it
         reaches the end of the range. Raises MissingPointsError."""
-        basins = [self.basin(one) for one in self.surfaces]
         if measure == "basin_width":
-            return sum(isinstance(one, Basin) and (one.open_low or one.open_high) for one in basins)
-        return sum(one is not None and one.open for one in basins)
+            return sum(isinstance(one, Basin) and (one.open_low or one.open_high) for one in self.basins)
+        return sum(one is not None and one.open for one in self.basins)
 
     def summary(self) -> dict[str, Any]:
         """Every score with its interval, as a JSON document. Scores are null, with the reason, where a
@@ -168,18 +171,18 @@ class Landscape:
         document |= {"directions": [], "worst_direction": None, "halved_by": None}
         try:
             scores = {name: self.score(measure) for name, measure in self.measures.items()}
-            basins = [self._basin_document(one) for one in self.surfaces]
+            basins = [_basin_document(basin) for basin in self.basins]
         except MissingPointsError as error:
             document["notes"].append(f"No score: {error}.")
             estimate = None if self.spec.adaptive else self.estimate()
             document["estimate"] = estimate and asdict(estimate)
             return document
-        document |= {name: _interval(score) for name, score in scores.items()}
+        document |= {name: interval_document(score) for name, score in scores.items()}
         for name in BASIN_SIZES & scores.keys():
             document[name]["open"] = self.open_basins(name)
         document["directions"] = [
             {"seed": one.seed}
-            | {name: _number(score.by_direction[number]) for name, score in scores.items()}
+            | {name: or_none(score.by_direction[number]) for name, score in scores.items()}
             | {"basin": basins[number]}
             for number, one in enumerate(self.surfaces)
         ]
@@ -193,12 +196,6 @@ class Landscape:
         if self.spec.adaptive:
             counts["saved"] = count_points(self.spec) - len(self.expected)
         return counts
-
-    def _basin_document(self, one: Surface) -> dict[str, Any] | None:
-        basin = self.basin(one)
-        if isinstance(basin, Basin):
-            return asdict(basin) | {"width": basin.width}
-        return None if basin is None else asdict(basin)
 
     def _surface(self, seed: int | None) -> Surface:
         places = surface(self.spec, seed)
@@ -335,12 +332,20 @@ def _worst(directions: list[dict[str, Any]]) -> dict[str, Any] | None:
     return min(directions, key=lambda one: (one[size], one.get("visage", 0.0)))
 
 
-def _interval(score: Score) -> dict[str, float | None] | None:
+def _basin_document(basin: Basin | BasinArea | None) -> dict[str, Any] | None:
+    if isinstance(basin, Basin):
+        return asdict(basin) | {"width": basin.width}
+    return None if basin is None else asdict(basin)
+
+
+def interval_document(score: Score) -> dict[str, Any] | None:
+    """A score with its interval for a JSON document; None where it is not defined."""
     values = {"value": score.value, "low": score.low, "high": score.high}
-    return None if math.isnan(score.value) else {name: _number(value) for name, value in values.items()}
+    return None if math.isnan(score.value) else {name: or_none(value) for name, value in values.items()}
 
 
-def _number(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A number for a JSON document, which has no NaN."""
     return None if math.isnan(value) else value
 
 

@@ -251,7 +251,7 @@ def _add_band(figure: go.Figure, x: Floats, low: Floats, high: Floats, colour: s
 def _shade_basin(figure: go.Figure, landscape: Landscape) -> None:
     """Shade where every direction is inside its basin."""
     try:
-        basins = [landscape.basin(curve) for curve in landscape.surfaces]
+        basins = landscape.basins
     except MissingPointsError:
         return
     found = [basin for basin in basins if isinstance(basin, Basin)]

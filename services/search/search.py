@@ -87,8 +87,9 @@ def search(
 def candidate(spec: SearchSpec, config: dict[str, Any], norms: Norms, prompts: int | None) -> LandscapeSpec:
     """The landscape of a point of the search space. Where few tensors move, it goes so much farther along
     them that the weights are as far from the model as in the others."""
-    near = spec.along(spec.direction(config), prompts)
-    return spec.along(spec.direction(config), prompts, reach=math.ceil(round(1 / share(near, norms), 6)))
+    direction = spec.direction(config)
+    near = spec.along(direction, prompts)
+    return spec.along(direction, prompts, reach=math.ceil(round(1 / share(near, norms), 6)))
 
 
 def share(spec: LandscapeSpec, norms: Norms) -> float:
@@ -108,8 +109,7 @@ def measure(spec: LandscapeSpec, out: Path, engines: Engines | Borrowed, name: s
 def outcome(landscape: Landscape, norms: Norms) -> dict[str, Any]:
     """What a candidate comes to: its radius, None where the basin does not end within the range, and a rank
     by which lower is worse for the model."""
-    one = landscape.surfaces[0]
-    basin = landscape.basin(one)
+    [one], [basin] = landscape.surfaces, landscape.basins
     far = share(landscape.spec, norms)
     if basin is None:
         return {"radius": 0.0, "rank": 0.0}
@@ -123,7 +123,6 @@ def _radii(landscape: Landscape, norms: Norms) -> dict[str, Any]:
     """The radius of each direction, and their mean with its interval, as shares of the weights' norm."""
     far = share(landscape.spec, norms)
     score = landscape.score(MEASURES["basin_radius"])
-    basins = [landscape.basin(one) for one in landscape.surfaces]
     return {
         "radius": {"value": far * score.value, "low": far * score.low, "high": far * score.high},
         "directions": [
@@ -132,7 +131,9 @@ def _radii(landscape: Landscape, norms: Norms) -> dict[str, Any]:
                 "radius": far * radius,
                 "open": basin is not None and basin.open,
             }
-            for one, radius, basin in zip(landscape.surfaces, score.by_direction, basins, strict=True)
+            for one, radius, basin in zip(
+                landscape.surfaces, score.by_direction, landscape.basins, strict=True
+            )
         ],
     }
 

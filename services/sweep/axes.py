@@ -119,7 +119,7 @@ class Here:
             }
         if isinstance(direction, CombinationDirection):
             values = combined_values(direction.seeds, direction.weights)
-            return self._made_each(axis, values, list(self.base.tensors), [], along)
+            return self._made_each(axis, values, list(self.base.tensors), [direction.seeds], along)
         files = {field: self.plan.files[f"{name}.direction.{field}"] for field in direction.FILES}
         paths = {field: self.fetch(folder) for field, folder in files.items()}
         digests = [folder.digest for folder in files.values()]
@@ -164,8 +164,6 @@ class Here:
         direction = axis.direction
         chosen = direction.selection.of(names)
         settings = direction.model_dump(exclude={"seeds", *direction.FILES}, mode="json")
-        if isinstance(direction, CombinationDirection):
-            settings["seeds"] = direction.seeds
         whole = [self.plan.model.digest, settings, *identity, along and _identity(along)]
 
         def make() -> Iterator[tuple[str, torch.Tensor]]:

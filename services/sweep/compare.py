@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from services.sweep.report import load_landscapes
+from services.sweep.report import load_landscapes, write_figure
 from visage_core.compare import NotComparableError, compare, require_same_spec
-from visage_core.plots import comparison_figure, render
+from visage_core.plots import comparison_figure
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec, differences
 
@@ -36,7 +36,7 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
             raise NotComparableError(
                 "landscapes", f"{folder} and {folders[0]} differ in their {what}", "Measure both alike"
             )
-    names = [f"{Path(found[0].spec.model).name}" for found in landscapes]
+    names = [Path(found[0].spec.model).name for found in landscapes]
     document = {
         "baseline": {"folder": str(folders[0]), "model": landscapes[0][0].spec.model},
         "models": [
@@ -57,9 +57,7 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
         for number, same in enumerate(zip(*landscapes, strict=True)):
             if same[0].spec.second_axis is None:
                 figure = comparison_figure(same, names, same[0].prompts.name)
-                name = "comparison" if number == 0 else f"comparison-{number + 1}"
-                (out / f"{name}.html").write_bytes(render(figure, "html"))
-                (out / f"{name}.png").write_bytes(render(figure, "png"))
+                write_figure(figure, out, "comparison" if number == 0 else f"comparison-{number + 1}")
     return document
 
 

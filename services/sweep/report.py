@@ -56,9 +56,13 @@ def write_figures(out: Path) -> None:
     assert summary is not None
     for style in figure_styles(parse_spec(summary["spec"])):
         for number, figure in enumerate(draw(out, summary, style)):
-            name = figure_name(number, style)
-            (out / f"{name}.html").write_bytes(render(figure, "html"))
-            (out / f"{name}.png").write_bytes(render(figure, "png"))
+            write_figure(figure, out, figure_name(number, style))
+
+
+def write_figure(figure: go.Figure, out: Path, name: str) -> None:
+    """Write a figure into a folder, as a page and as a picture."""
+    (out / f"{name}.html").write_bytes(render(figure, "html"))
+    (out / f"{name}.png").write_bytes(render(figure, "png"))
 
 
 def _title(landscape: Landscape, summary: dict[str, Any]) -> str:
