@@ -63,7 +63,7 @@ def reproduce(
 def basin_exists(landscape: Landscape) -> Claim:
     """Section 3: near the aligned model safety holds, and past an edge it is gone."""
     closed = all(isinstance(one, Basin) and not (one.open_low or one.open_high) for one in landscape.basins)
-    ends = min(float(one.asr[0][end]) for one in landscape.surfaces for end in (0, -1))
+    ends = min(float(one.rate[0][end]) for one in landscape.surfaces for end in (0, -1))
     visage, width = (landscape.score(MEASURES[name]) for name in ("visage", "basin_width"))
     assert landscape.origin is not None
     return Claim(
@@ -79,7 +79,7 @@ def basin_exists(landscape: Landscape) -> Claim:
 def safety_is_lost_along(name: str, landscape: Landscape) -> Claim:
     """Section 4: finetuning on harmful data drags the model out of its basin."""
     (one,) = landscape.surfaces
-    rates = {alpha: float(one.asr[0][one.alphas.index(alpha)]) for alpha in (0.0, 0.5, 1.0)}
+    rates = {alpha: float(one.rate[0][one.alphas.index(alpha)]) for alpha in (0.0, 0.5, 1.0)}
     start, end = (_at(landscape, one, alpha) for alpha in (0.0, 1.0))
     apart = difference(end, start)
     steps = ", ".join(f"{rate:.1f} % at {alpha:g}" for alpha, rate in rates.items())

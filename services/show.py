@@ -159,7 +159,8 @@ def corrected(measured: Landscape, agreement: Agreement) -> None:
     for point, row in sorted(
         measured.rows.items(), key=lambda one: (one[0].seed or -1, one[0].alpha, one[0].beta)
     ):
-        found = corrected_rate(row["complied"], row["complied"] + row["refused"], agreement)
+        judged = [verdict for verdict in row["verdicts"] if verdict is not None]
+        found = corrected_rate(row["verdicts"].count(True), len(judged), agreement)
         low, high = (math.nan if row[end] is None else row[end] for end in ("asr_low", "asr_high"))
         rate = math.nan if row["asr"] is None else row["asr"]
         table.add_row(str(point), _rate(rate, low, high), _some(found))
@@ -318,14 +319,22 @@ def _some(interval: Interval | None) -> str:
 
 
 def _curves(measured: Landscape) -> Table:
-    table = Table(title="ASR in percent (95 % interval)")
+    coherent = None
+    if measured.reading.name == "asr" and "asr_coherent" in [one.name for one in measured.readings]:
+        coherent = measured.read("asr_coherent").surfaces
+    table = Table(title=f"{measured.reading.title} (95 % interval)")
     table.add_column("alpha", justify="right")
     for curve in measured.surfaces:
         table.add_column(curve.name, justify="right")
+    if coherent is not None:
+        table.add_column("coherent alone" + (", mean" if len(coherent) > 1 else ""), justify="right")
     for row, alpha in enumerate(measured.surfaces[0].alphas):
         if measured.spec.adaptive and not any(c.measured[0][row] for c in measured.surfaces):
             continue
-        cells = [_rate(c.asr[0][row], c.low[0][row], c.high[0][row]) for c in measured.surfaces]
+        cells = [_rate(c.rate[0][row], c.low[0][row], c.high[0][row]) for c in measured.surfaces]
+        if coherent is not None:
+            mean = sum(curve.rate[0][row] for curve in coherent) / len(coherent)
+            cells.append("-" if math.isnan(mean) else f"{mean:.1f}")
         table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
     return table
 
@@ -341,33 +350,56 @@ def _rate(value: float, low: float, high: float) -> str:
 
 
 def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
-    table = Table("score", "value", "95 % interval", "meaning", title=f"VISAGE of {Path(spec.model).name}")
+    coherent = summary["coherent"]
+    columns = ["score", "value", "95 % interval", *(["coherent alone"] * bool(coherent)), "meaning"]
+    table = Table(*columns, title=f"scores of {Path(spec.model).name}")
     around = f"around the origin where the ASR is at most {spec.basin_threshold:g} %"
     rows = {
         "visage": ("VISAGE", "mean of 100 - ASR where the ASR is below 100; higher is safer"),
         "mean_safety": ("mean safety", "mean of 100 - ASR over the whole range"),
         "visage_cropped": ("VISAGE, cropped", "as the paper's published code computes it"),
-        "asr_at_origin": ("ASR at the origin", "of the unperturbed model, in percent"),
         "basin_width": ("basin width", f"width {around}"),
         "basin_radius": ("basin radius", "from the origin to the nearer edge of the basin"),
         "basin_area": ("basin area", f"area {around}"),
         "steepness": ("steepness", "rise of the ASR at the basin's edge, in points per unit"),
+        "mean_refusal": ("mean refusal rate", "of requests that should not be refused, in percent"),
+        "mean_accuracy": ("mean accuracy", "over the whole range, in percent"),
+        "mean_perplexity": ("mean perplexity", "geometric, over the whole range"),
         "estimate": ("VISAGE, estimate", "what it will probably be of these directions"),
     }
     for key, (name, meaning) in rows.items():
         score = summary.get(key)
+        beside = [_value(key, coherent.get(key))] if coherent else []
         if score is not None and score["value"] is not None:
-            digits = 3 if key.startswith("basin") else 1
-            least = "≥ " if score.get("open") else ""
-            table.add_row(name, f"{least}{score['value']:.{digits}f}", _between(score, digits), meaning)
-        elif key == "visage":
-            table.add_row(name, "-", "", meaning)
-    for direction in summary["directions"]:
-        name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
-        table.add_row(name, *_basin(direction["basin"]))
+            digits = _digits(key)
+            table.add_row(name, _value(key, score), _between(score, digits), *beside, meaning)
+        elif key == "visage" and summary["reading"] == "asr":
+            table.add_row(name, "-", "", *beside, meaning)
+    for key, rate in summary["at_origin"].items():
+        if rate is not None:
+            name = f"{key.replace('_', ' ').replace('asr', 'ASR')} at the origin"
+            blank = [""] if coherent else []
+            table.add_row(name, f"{rate['value']:.1f}", _between(rate, 1), *blank, "of the unperturbed model")
+    for number, direction in enumerate(summary["directions"]):
+        if "basin" in direction:
+            name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
+            value, between, meaning = _basin(direction["basin"])
+            beside = [_basin(coherent["directions"][number]["basin"])[0]] if coherent else []
+            table.add_row(name, value, between, *beside, meaning)
     if (worst := summary.get("worst_direction")) is not None:
-        table.add_row("worst direction", f"seed {worst['seed']}", "", "where the basin is smallest")
+        beside = [f"seed {coherent['worst_direction']['seed']}"] if coherent else []
+        table.add_row("worst direction", f"seed {worst['seed']}", "", *beside, "where the basin is smallest")
     return table
+
+
+def _value(key: str, score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "-"
+    return f"{'≥ ' if score.get('open') else ''}{score['value']:.{_digits(key)}f}"
+
+
+def _digits(key: str) -> int:
+    return 3 if key.startswith("basin") else 1
 
 
 def _between(score: dict[str, Any], digits: int) -> str:

@@ -10,7 +10,6 @@ from visage_core.errors import InputError
 from visage_core.grid import ORIGIN
 from visage_core.landscape import BASIN_SIZES, Landscape, interval_document, or_none
 from visage_core.metrics import MissingPointsError
-from visage_core.results import as_floats
 from visage_core.spec import differences
 from visage_core.uncertainty import PERCENT, Difference, Sample, difference
 
@@ -35,7 +34,9 @@ def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
             name: difference(one.sample(measure), other.sample(measure), measure.bounds(one.spec))
             for name, measure in one.measures.items()
         }
-        found["asr_at_origin"] = difference(_origin(one), _origin(other), PERCENT)
+        if one.reading.name != "perplexity":
+            origins = difference(_origin(one), _origin(other), PERCENT)
+            found[f"{one.reading.name}_at_origin"] = origins
     except MissingPointsError as error:
         raise NotComparableError("landscapes", str(error), "Measure what is left first") from None
     documents = {name: _document(apart) for name, apart in found.items()}
@@ -55,8 +56,8 @@ def require_same_spec(one: Landscape, other: Landscape) -> None:
 
 
 def _origin(landscape: Landscape) -> Sample:
-    verdicts = as_floats(landscape.rows[ORIGIN]["verdicts"])
-    return Sample(np.array([verdicts]), [[0]], [lambda asr: float(asr[0])])
+    read = landscape.reading.of(landscape.rows[ORIGIN])
+    return Sample(np.array([read]), [[0]], [lambda rate: float(rate[0])])
 
 
 def _document(apart: Difference) -> dict[str, Any] | None:

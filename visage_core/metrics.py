@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
 Floats = NDArray[np.float64]
 
 S_MAX = 100.0  # An ASR of 100 %: nothing is refused (paper, definition of VISAGE).
+LARGEST_LOG = 700.0  # Of a number that a double can hold.
 Z_95 = 1.959963984540054  # The 97.5 % quantile of the standard normal distribution.
 
 
@@ -52,6 +53,20 @@ def wilson(p: float, n: int) -> Interval:
     low = 0.0 if p == 0 else max(0.0, centre - half)
     high = 1.0 if p == 1 else min(1.0, centre + half)
     return Interval(100 * p, 100 * low, 100 * high)
+
+
+def perplexity(surprise: Floats) -> Interval | None:
+    """Perplexity with its 95 % t interval over the windows of a text, None where there is none.
+
+    `surprise` has the mean negative log-likelihood of a window's tokens in nats, over 100.
+    """
+    known = 100 * surprise[~np.isnan(surprise)]
+    n = len(known)
+    if n == 0:
+        return None
+    mean = float(known.mean())
+    half = float(stats.t.isf(0.025, n - 1) * known.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    return Interval(*(float(np.exp(min(one, LARGEST_LOG))) for one in (mean, mean - half, mean + half)))
 
 
 def visage(curve: Floats) -> float:

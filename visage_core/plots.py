@@ -14,6 +14,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, MissingPointsError
+from visage_core.readings import READINGS, has_basin
 from visage_core.spec import Axis, LandscapeSpec
 
 Style = Literal["heatmap", "contour", "surface"]
@@ -22,6 +23,7 @@ DARK = "#222222"
 COLOURS = ("#3b6fb6", "#d1733a", "#4f9d69", "#8e6bb0", "#b5547a", "#6b7780", "#b59a2c", "#3aa3a8")
 SAFE = "rgba(79, 157, 105, 0.13)"
 SIZE = (900, 520)
+COHERENT = READINGS["asr_coherent"]
 _drawing = threading.Lock()  # one process draws all pictures
 
 
@@ -31,7 +33,8 @@ def landscape_figure(
     style: Style = "heatmap",
     geometry: dict[str, Any] | None = None,
 ) -> go.Figure:
-    """ASR against the coordinate: a line and a 95 % band for each direction, their mean, and the basin.
+    """What is read off the answers, as the ASR, against the coordinate: a line and a 95 % band for each
+    direction, their mean, the mean of the coherent ASR, and the basin.
 
     Of a plane, averaged over the directions, a heat map with the basin's edge, a contour map or a surface in
     3D. Models that lie on the axes are marked; so is the trajectory, where `geometry` (as in geometry.json)
@@ -60,16 +63,14 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], tit
         curves = landscape.surfaces
         known = np.all([curve.measured[0] for curve in curves], axis=0)
         x = np.array(curves[0].alphas)[known]
-        asr = np.array([curve.asr[0][known] for curve in curves])
+        rates = np.array([curve.rate[0][known] for curve in curves])
         if len(curves) > 1:
-            _add_band(figure, x, asr.min(axis=0), asr.max(axis=0), colour)
-        figure.add_scatter(x=x, y=asr.mean(axis=0), name=name, mode="lines+markers", line={"color": colour})
-    spec = landscapes[0].spec
-    figure.add_hline(y=spec.basin_threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
+            _add_band(figure, x, rates.min(axis=0), rates.max(axis=0), colour)
+        figure.add_scatter(x=x, y=rates.mean(axis=0), name=name, mode="lines+markers", line={"color": colour})
     titles = {_axis_title(landscape.spec.axis, "α") for landscape in landscapes}
     x_title = titles.pop() if len(titles) == 1 else "α, from the model (0) to the other one (1)"
     figure.update_xaxes(title=x_title, zeroline=False)
-    figure.update_yaxes(title="attack success rate (%)", range=[-3, 103], zeroline=False)
+    _lay_out_rate(figure, landscapes[0])
     several = len(landscapes[0].spec.seeds) > 1
     _lay_out(figure, f"{title}: means over directions, and their ranges" if several else title)
     return figure
@@ -107,66 +108,97 @@ def _curve_figure(landscape: Landscape, places: list[dict[str, Any]]) -> go.Figu
     for number, curve in enumerate(curves):
         _add_curve(figure, curve, COLOURS[number % len(COLOURS)], band=len(curves) <= 3)
     if len(curves) > 1 and not landscape.spec.adaptive:
-        mean = np.mean([curve.asr[0] for curve in curves], axis=0)
-        figure.add_scatter(x=curves[0].alphas, y=mean, name="mean", line={"color": DARK, "width": 3})
+        figure.add_scatter(x=curves[0].alphas, y=_mean(curves), name="mean", line={"color": DARK, "width": 3})
+    if landscape.reading.name == "asr" and COHERENT in landscape.readings and not landscape.spec.adaptive:
+        figure.add_scatter(
+            x=curves[0].alphas,
+            y=_mean(landscape.read(COHERENT.name).surfaces),
+            name="coherent alone" if len(curves) == 1 else "mean, coherent alone",
+            line={"color": DARK, "width": 2, "dash": "dash"},
+        )
     known = curves[0].measured[0]
     if places and known.any():
         x = [place["alpha"] for place in places]
-        y = np.interp(x, np.array(curves[0].alphas)[known], curves[0].asr[0][known])
+        y = np.interp(x, np.array(curves[0].alphas)[known], curves[0].rate[0][known])
         figure.add_scatter(x=x, y=y, **_trajectory(places))
-    threshold = landscape.spec.basin_threshold
-    figure.add_hline(y=threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
-    _shade_basin(figure, landscape)
     figure.update_xaxes(title=_axis_title(landscape.spec.axis, "α"), zeroline=False)
-    figure.update_yaxes(title="attack success rate (%)", range=[-3, 103], zeroline=False)
+    _lay_out_rate(figure, landscape)
+    if has_basin(landscape.reading):
+        _shade_basin(figure, landscape)
     return figure
+
+
+def _lay_out_rate(figure: go.Figure, landscape: Landscape) -> None:
+    """Name the axis of what is read off the answers, and mark the threshold of a basin."""
+    reading = landscape.reading
+    if has_basin(reading):
+        threshold = landscape.spec.basin_threshold
+        figure.add_hline(y=threshold, line={"color": "#8a8a8a", "width": 1, "dash": "dot"})
+    if reading.name == "perplexity":
+        figure.update_yaxes(title=reading.title, type="log")
+    else:
+        figure.update_yaxes(title=reading.title, range=[-3, 103], zeroline=False)
+
+
+def _mean(curves: Sequence[Surface]) -> Floats:
+    """The mean over directions; NaN where one is not measured."""
+    return np.asarray(np.mean([curve.rate[0] for curve in curves], axis=0))
 
 
 def _plane_figure(landscape: Landscape, places: list[dict[str, Any]], style: Style) -> go.Figure:
     spec = landscape.spec
     assert spec.second_axis is not None
     planes = landscape.surfaces
-    asr = np.array([plane.asr for plane in planes])
+    rates = np.array([plane.rate for plane in planes])
+    reading = landscape.reading
+    short = reading.title.replace("attack success rate", "ASR")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where nothing is measured
-        mean = np.nanmean(asr, axis=0) if spec.adaptive else np.mean(asr, axis=0)
+        mean = np.nanmean(rates, axis=0) if spec.adaptive else np.mean(rates, axis=0)
     x, y = planes[0].alphas, planes[0].betas
-    scale = {"colorscale": "RdYlGn_r", "colorbar": {"title": "ASR (%)"}}
-    hover = "α = %{x:g}, β = %{y:g}<br>ASR %{z:.1f} %<extra></extra>"
+    good = reading.name == "accuracy"
+    scale = {"colorscale": "RdYlGn" if good else "RdYlGn_r", "colorbar": {"title": short}}
+    hover = f"α = %{{x:g}}, β = %{{y:g}}<br>{short}: %{{z:.1f}}<extra></extra>"
+    low, high = (0, 100) if reading.name != "perplexity" else (None, None)
     figure = go.Figure()
     if style == "surface":
         figure.add_surface(
-            x=x, y=y, z=mean, cmin=0, cmax=100, connectgaps=spec.adaptive, hovertemplate=hover, **scale
+            x=x, y=y, z=mean, cmin=low, cmax=high, connectgaps=spec.adaptive, hovertemplate=hover, **scale
         )
     elif style == "contour":
-        levels = {"start": 0, "end": 100, "size": 10, "showlabels": True}
+        levels = {"showlabels": True} | ({"start": 0, "end": 100, "size": 10} if high else {})
         figure.add_contour(
             x=x, y=y, z=mean, contours=levels, connectgaps=spec.adaptive, hovertemplate=hover, **scale
         )
     else:
-        figure.add_heatmap(x=x, y=y, z=mean, zmin=0, zmax=100, hovertemplate=hover, **scale)
-        edge = {"start": spec.basin_threshold, "end": spec.basin_threshold, "coloring": "none"}
-        figure.add_contour(
-            x=x,
-            y=y,
-            z=mean,
-            contours=edge,
-            connectgaps=spec.adaptive,
-            line={"color": DARK, "width": 2},
-            showscale=False,
-            name=f"ASR = {spec.basin_threshold:g} %",
-            showlegend=True,
-        )
+        figure.add_heatmap(x=x, y=y, z=mean, zmin=low, zmax=high, hovertemplate=hover, **scale)
+        if has_basin(reading):
+            _add_edge(figure, x, y, mean, spec)
     for trace in _marks(spec, places):
         _add_mark(figure, trace, style, x, y, mean)
     titles = (_axis_title(spec.axis, "α"), _axis_title(spec.second_axis, "β"))
     if style == "surface":
         axes = dict(zip(("xaxis", "yaxis"), ({"title": {"text": text}} for text in titles), strict=True))
-        figure.update_layout(scene=axes | {"zaxis": {"title": {"text": "ASR (%)"}, "range": [0, 100]}})
+        figure.update_layout(scene=axes | {"zaxis": {"title": {"text": short}, "range": [low, high]}})
     else:
         figure.update_xaxes(title=titles[0])
         figure.update_yaxes(title=titles[1])
     return figure
+
+
+def _add_edge(figure: go.Figure, x: list[float], y: list[float], mean: Floats, spec: LandscapeSpec) -> None:
+    """Draw the edge of the basin."""
+    figure.add_contour(
+        x=x,
+        y=y,
+        z=mean,
+        contours={"start": spec.basin_threshold, "end": spec.basin_threshold, "coloring": "none"},
+        connectgaps=spec.adaptive,
+        line={"color": DARK, "width": 2},
+        showscale=False,
+        name=f"ASR = {spec.basin_threshold:g} %",
+        showlegend=True,
+    )
 
 
 def _marks(spec: LandscapeSpec, places: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -218,19 +250,19 @@ def _axis_title(axis: Axis, letter: str) -> str:
 
 
 def _add_curve(figure: go.Figure, curve: Surface, colour: str, band: bool) -> None:
-    measured = ~np.isnan(curve.asr[0])
+    measured = ~np.isnan(curve.rate[0])
     x = np.array(curve.alphas)[measured]
     low, high = curve.low[0][measured], curve.high[0][measured]
     if band and len(x):
         _add_band(figure, x, low, high, colour)
     figure.add_scatter(
         x=x,
-        y=curve.asr[0][measured],
+        y=curve.rate[0][measured],
         name=curve.name,
         mode="lines+markers",
         line={"color": colour, "width": 2},
         customdata=np.stack([low, high], axis=-1),
-        hovertemplate="α = %{x:g}<br>ASR %{y:.1f} % (95 %: %{customdata[0]:.1f} to %{customdata[1]:.1f})",
+        hovertemplate="α = %{x:g}<br>%{y:.1f} (95 %: %{customdata[0]:.1f} to %{customdata[1]:.1f})",
     )
 
 

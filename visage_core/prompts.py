@@ -180,6 +180,11 @@ def _from_jsonl(lines: list[str], source: str, column: str | None) -> list[str]:
 
 
 def _from_hub(source: str, column: str | None) -> list[str]:
+    return _column(hub_rows(source), source, column)
+
+
+def hub_rows(source: str) -> list[dict[str, Any]]:
+    """The rows of hf:DATASET[:SPLIT]. Raises PromptError."""
     _, name, *rest = source.split(":")
     try:
         import datasets
@@ -195,7 +200,7 @@ def _from_hub(source: str, column: str | None) -> list[str]:
             f"{source} cannot be loaded: {type(error).__name__}: {error}",
             "Check the data set's name, its split (hf:NAME:SPLIT) and the connection",
         ) from None
-    return _column(rows.to_list(), source, column)
+    return list(rows.to_list())
 
 
 def _column(rows: list[dict[str, Any]], source: str, column: str | None) -> list[str]:

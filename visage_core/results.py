@@ -17,28 +17,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visage_core.errors import InputError
 from visage_core.grid import Point
-from visage_core.metrics import Floats, asr
+from visage_core.readings import LABELS, READINGS, label, readings
+from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 POINTS = pa.schema(
     [
         pa.field("seed", pa.int64()),  # null: no random direction takes part
         pa.field("alpha", pa.float64(), nullable=False),
         pa.field("beta", pa.float64(), nullable=False),  # 0 on a curve
         pa.field("prompt_set", pa.int32(), nullable=False),  # which of the spec's prompts
-        pa.field("asr", pa.float64()),  # percent of the judged; null: nothing could be judged
-        pa.field("asr_low", pa.float64()),  # 95 % Wilson interval
-        pa.field("asr_high", pa.float64()),
-        pa.field("complied", pa.int32(), nullable=False),
-        pa.field("refused", pa.int32(), nullable=False),
-        pa.field("unjudged", pa.int32(), nullable=False),
-        pa.field("verdicts", pa.list_(pa.bool_()), nullable=False),  # complied? by prompt; null: unjudged
+        # Each with its 95 % interval; null: nothing is known, or it is not measured of such prompts.
+        *(pa.field(f"{name}{end}", pa.float64()) for name in READINGS for end in ("", "_low", "_high")),
+        *(pa.field(name, pa.int32()) for name in LABELS),  # responses by their label; null: no requests
+        # By prompt. Complied, or of a question: answered rightly? null: unjudged
+        pa.field("verdicts", pa.list_(pa.bool_()), nullable=False),
+        pa.field("gibberish", pa.list_(pa.bool_()), nullable=False),  # null: not asked, as of refusals
+        pa.field("nll", pa.list_(pa.float64()), nullable=False),  # nats a token of a text; null: no text
         pa.field("prompt_tokens", pa.int64(), nullable=False),
         pa.field("response_tokens", pa.int64(), nullable=False),
         pa.field("stopped_early", pa.int32(), nullable=False),  # ended once the verdict was certain
@@ -59,7 +59,7 @@ RESPONSES = pa.schema(
         pa.field("prompt_index", pa.int32(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("response", pa.string(), nullable=False),
-        pa.field("complied", pa.bool_()),
+        pa.field("label", pa.string()),  # null: no response to a request
         pa.field("tokens", pa.int32(), nullable=False),
         pa.field("finish", pa.string(), nullable=False),  # end, verdict or length
     ],
@@ -78,18 +78,24 @@ class ResultsError(InputError):
 @dataclass(frozen=True)
 class Response:
     """One response: its text, its length and its prompt's in tokens, and why it ended: end, verdict or
-    length."""
+    length.
+
+    `gibberish` says whether it is that, None where that was not asked. Of a text's window there is no
+    response, and `nll` is the mean negative log-likelihood of its tokens, in nats.
+    """
 
     text: str
     tokens: int
     finish: str
     prompt_tokens: int
+    gibberish: bool | None = None
+    nll: float | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What a worker found at a point for consecutive prompts. `verdicts[i]` is True where the i-th of them
-    was complied with, None where it is unjudged."""
+    was complied with, or answered rightly, and None where it is unjudged."""
 
     point: Point
     verdicts: tuple[bool | None, ...]
@@ -105,18 +111,32 @@ class PointResult(Measurement):
 
     prompt_set: int = 0
 
-    def row(self) -> dict[str, Any]:
-        """The point as a row of POINTS."""
-        rate = asr(as_floats(self.verdicts))
-        return asdict(self.point) | {
-            "prompt_set": self.prompt_set,
-            "asr": rate and rate.value,
-            "asr_low": rate and rate.low,
-            "asr_high": rate and rate.high,
-            "complied": self.verdicts.count(True),
-            "refused": self.verdicts.count(False),
-            "unjudged": self.verdicts.count(None),
+    def rate(self, spec: LandscapeSpec) -> float | None:
+        """The chief reading of the point; None where nothing is known."""
+        found = readings(spec, spec.prompts[self.prompt_set])[0].at(self._answers())
+        return None if found is None else found.value
+
+    def _answers(self) -> dict[str, Any]:
+        return {
             "verdicts": list(self.verdicts),
+            "gibberish": [response.gibberish for response in self.responses],
+            "nll": [response.nll for response in self.responses],
+        }
+
+    def row(self, spec: LandscapeSpec) -> dict[str, Any]:
+        """The point as a row of POINTS."""
+        asked = spec.prompts[self.prompt_set]
+        row = self._answers()
+        for reading in readings(spec, asked):
+            if (rate := reading.at(row)) is not None:
+                name = reading.name
+                row |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+        if isinstance(asked, PromptSpec):
+            labels = [label(*one) for one in zip(row["verdicts"], row["gibberish"], strict=True)]
+            row |= {name: labels.count(name) for name in LABELS}
+        return row | {
+            **asdict(self.point),
+            "prompt_set": self.prompt_set,
             "prompt_tokens": sum(response.prompt_tokens for response in self.responses),
             "response_tokens": sum(response.tokens for response in self.responses),
             "stopped_early": sum(response.finish == "verdict" for response in self.responses),
@@ -155,11 +175,6 @@ def by_prompt_set(pieces: list[Measurement], sizes: list[int]) -> list[PointResu
     return results
 
 
-def as_floats(verdicts: tuple[bool | None, ...] | list[bool | None]) -> Floats:
-    """Verdicts as metrics take them: 1.0 complied, 0.0 refused, NaN unjudged."""
-    return np.array([np.nan if verdict is None else float(verdict) for verdict in verdicts])
-
-
 class Results:
     """The results folder of one landscape."""
 
@@ -167,16 +182,22 @@ class Results:
         self.folder = folder
         self._parts = folder / "parts"
 
-    def add(self, results: list[PointResult], prompts: list[tuple[str, ...]] | None) -> None:
-        """Make points durable; with the `prompts` of each set, their responses too. They are on the disk
-        on return, all or none."""
+    def add(
+        self, spec: LandscapeSpec, results: list[PointResult], prompts: list[tuple[str, ...]] | None
+    ) -> None:
+        """Make points of a spec durable; with the `prompts` of each set, their responses too. They are on
+        the disk on return, all or none."""
         self._parts.mkdir(parents=True, exist_ok=True)
         name = f"{secrets.token_hex(8)}.parquet"
         if prompts is not None:
             # Before the points: points that are there have their responses.
-            rows = [row for result in results for row in _response_rows(result, prompts[result.prompt_set])]
+            rows = [
+                row
+                for result in results
+                for row in _response_rows(result, spec.prompts[result.prompt_set], prompts[result.prompt_set])
+            ]
             _write(pa.Table.from_pylist(rows, schema=RESPONSES), self._parts / f"responses_{name}")
-        rows = [result.row() for result in results]
+        rows = [result.row(spec) for result in results]
         _write(pa.Table.from_pylist(rows, schema=POINTS), self._parts / f"points_{name}")
 
     def points(self) -> pa.Table:
@@ -264,7 +285,7 @@ def _sort_key(place: tuple[Any, ...]) -> tuple[Any, ...]:
     return (rest[0], seed is not None, seed or 0, beta, alpha, *rest[1:])
 
 
-def _response_rows(result: PointResult, prompts: tuple[str, ...]) -> list[dict[str, Any]]:
+def _response_rows(result: PointResult, asked: AskSpec, prompts: tuple[str, ...]) -> list[dict[str, Any]]:
     return [
         asdict(result.point)
         | {
@@ -272,7 +293,7 @@ def _response_rows(result: PointResult, prompts: tuple[str, ...]) -> list[dict[s
             "prompt_index": index,
             "prompt": prompt,
             "response": response.text,
-            "complied": verdict,
+            "label": label(verdict, response.gibberish) if isinstance(asked, PromptSpec) else None,
             "tokens": response.tokens,
             "finish": response.finish,
         }

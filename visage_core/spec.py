@@ -163,6 +163,7 @@ KINDS = {
     "weights": "combination",
 }
 BRANCHES = {"random", *KINDS.values()}
+ASKED = {"requests", "choices", "text"}  # branches of what is asked
 # Coordinate 1 is a model of its own: the ranges show it, and what lies beyond.
 MODEL_AT_ONE = ("interpolation", "adapter", "difference")
 
@@ -241,6 +242,7 @@ class SecondAxis(Axis):
 class PromptSpec(Part):
     """Which requests are sent at every point, and under which system prompt."""
 
+    kind: Literal["requests"] = "requests"
     source: str = Field(
         default="harmful",
         min_length=1,
@@ -260,13 +262,80 @@ class PromptSpec(Part):
         description="none, default (whatever the chat template does by itself), helpful-and-safe, "
         "obedient-agent, or the text of a system prompt.",
     )
+    harmful: bool = Field(
+        default=True,
+        description="Whether these requests should be refused. Of those that should not, the refusals are "
+        "what is measured. No of the set benign, unless given.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _benign_is_not_harmful(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("harmful") is not None:
+            return values
+        return values | {"harmful": values.get("source") != "benign"}
 
     @property
     def name(self) -> str:
         """What to call it beside others: its source and its system prompt."""
-        source = self.source if self.source.startswith("hf:") else Path(self.source).name
         system = self.system if len(self.system) <= 40 else f"{self.system[:39]}…"
-        return f"{source}, system prompt {system}"
+        return f"{_source_name(self.source)}, system prompt {system}"
+
+
+class ChoiceSpec(Part):
+    """Multiple-choice questions: a capability. The answer is the choice of the highest log-likelihood."""
+
+    kind: Literal["choices"] = "choices"
+    source: str = Field(
+        default="facts",
+        min_length=1,
+        description="The built-in set facts, a .csv or .jsonl file in the layout of MMLU, "
+        "hf:DATASET[:SPLIT], or lm-eval:TASK where lm-evaluation-harness is installed.",
+    )
+    limit: int | None = Field(
+        default=80, ge=1, le=1_000_000, description="Use the first so many questions; null for all of them."
+    )
+    answers: Literal["letters", "texts"] = Field(
+        default="letters",
+        description="What is compared: the letters of choices that the question lists, as MMLU does, or the "
+        "texts of choices that it does not list. Texts of the set facts, unless given.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _facts_are_texts(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("answers") is not None:
+            return values
+        facts = values.get("source", "facts") == "facts"
+        return values | {"answers": "texts" if facts else "letters"}
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return f"choices {_source_name(self.source)}"
+
+
+class TextSpec(Part):
+    """A text, whose perplexity is measured in windows: a capability."""
+
+    kind: Literal["text"] = "text"
+    source: str = Field(min_length=1, pattern=r"\.txt$", description="A .txt file.")
+    window: int = Field(default=256, ge=8, le=32_768, description="Tokens of a window.")
+    limit: int | None = Field(
+        default=80, ge=1, le=1_000_000, description="Use the first so many windows; null for all of them."
+    )
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return f"text {_source_name(self.source)}"
+
+
+AskSpec = PromptSpec | ChoiceSpec | TextSpec
+
+
+def _source_name(source: str) -> str:
+    return source if source.startswith(("hf:", "lm-eval:")) else Path(source).name
 
 
 class GenerationSpec(Part):
@@ -340,14 +409,21 @@ class LandscapeSpec(Part):
         description="Measure only where the edge of the basin is: its width, to the step of the axis, from "
         "far fewer points. There is no VISAGE then, which is a mean over all.",
     )
-    prompts: tuple[PromptSpec, ...] = Field(
-        default=(PromptSpec(),),
+    prompts: tuple[Annotated[AskSpec, Field(discriminator="kind")], ...] = Field(
+        default_factory=lambda: (PromptSpec.model_validate({}),),
         min_length=1,
         max_length=64,
-        description="What to ask: one set, or several that are all asked before the weights move on.",
+        description="What to ask: one set, or several that are all asked before the weights move on. Of kind "
+        "requests, choices (multiple-choice questions) or text (perplexity).",
     )
     judge: Literal["keyword-paper", "keyword-modern"] = Field(
         default="keyword-paper", description="What decides whether a response is a refusal."
+    )
+    coherence: Literal["statistics", "likelihood", "none"] = Field(
+        default="statistics",
+        description="What tells gibberish from text among responses that are no refusals: statistics of the "
+        "text, its likelihood under the unperturbed model (costs a move of the weights there and back at "
+        "each point), or nothing.",
     )
     generation: GenerationSpec = Field(default_factory=GenerationSpec)
     engine: EngineSpec = Field(default_factory=EngineSpec)
@@ -362,7 +438,10 @@ class LandscapeSpec(Part):
     @field_validator("prompts", mode="before")
     @classmethod
     def _one_set_or_several(cls, prompts: Any) -> Any:
-        return (prompts,) if isinstance(prompts, dict | PromptSpec) else prompts
+        sets = (prompts,) if isinstance(prompts, dict | Part) else prompts
+        if not isinstance(sets, list | tuple):
+            return sets
+        return tuple({"kind": "requests"} | one if isinstance(one, dict) else one for one in sets)
 
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
@@ -416,7 +495,7 @@ def spec_error(error: ValidationError) -> SpecError:
     path = [
         str(part)
         for before, part in zip(("", *first["loc"]), first["loc"], strict=False)
-        if before != "direction" or part not in BRANCHES
+        if not ((before == "direction" and part in BRANCHES) or (isinstance(before, int) and part in ASKED))
     ]
     seen = first["input"]
     problem = first["msg"].removeprefix("Value error, ")

@@ -77,7 +77,10 @@ class Latest(BaseModel):
     seed: int | None
     alpha: float
     beta: float
-    asr: float | None = Field(description="In percent; null where no response could be judged.")
+    asr: float | None = Field(
+        description="In percent; null where no response could be judged. Of a first prompt set without an "
+        "ASR, what is measured of it instead."
+    )
 
 
 class Failure(BaseModel):
@@ -146,13 +149,33 @@ class GridPoint(BaseModel):
     alpha: float
     beta: float
     prompt_set: int
-    asr: float | None
-    asr_low: float | None
+    asr: float | None = Field(description="In percent of what was judged. Null: nothing was.")
+    asr_low: float | None = Field(description="All intervals are of 95 %.")
     asr_high: float | None
-    complied: int
-    refused: int
-    unjudged: int
-    verdicts: list[bool | None] = Field(description="Complied with? By prompt; null: unjudged.")
+    asr_coherent: float | None = Field(description="The ASR without gibberish.")
+    asr_coherent_low: float | None
+    asr_coherent_high: float | None
+    refusal_rate: float | None
+    refusal_rate_low: float | None
+    refusal_rate_high: float | None
+    incoherent_rate: float | None
+    incoherent_rate_low: float | None
+    incoherent_rate_high: float | None
+    accuracy: float | None = Field(description="Of multiple-choice questions.")
+    accuracy_low: float | None
+    accuracy_high: float | None
+    perplexity: float | None = Field(description="Of a text.")
+    perplexity_low: float | None
+    perplexity_high: float | None
+    refused: int | None = Field(description="Responses by their label; null where these are no requests.")
+    complied: int | None
+    incoherent: int | None
+    unjudged: int | None
+    verdicts: list[bool | None] = Field(
+        description="By prompt: complied with, or answered rightly? Null: unjudged."
+    )
+    gibberish: list[bool | None] = Field(description="By prompt: gibberish? Null: not asked, as of refusals.")
+    nll: list[float | None] = Field(description="By window of a text: nats a token.")
     prompt_tokens: int
     response_tokens: int
     stopped_early: int
@@ -183,7 +206,9 @@ class ResponseItem(BaseModel):
     prompt_index: int
     prompt: str
     response: str
-    complied: bool | None
+    label: Literal["refused", "complied", "incoherent", "unjudged"] | None = Field(
+        description="Null where it is no response to a request."
+    )
     tokens: int
     finish: Literal["end", "verdict", "length"]
 

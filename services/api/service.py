@@ -18,7 +18,8 @@ from services.jobs.tables import JobRow
 from services.jobs.webhooks import require_url
 from visage_core.grid import count_points
 from visage_core.prompts import load_prompts
-from visage_core.spec import LandscapeSpec, ResourcesSpec, SpecError
+from visage_core.questions import load_questions
+from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, ResourcesSpec, SpecError, TextSpec
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
 MOST_CHARACTERS = 10_000_000
@@ -72,13 +73,17 @@ class Service:
                 "Make it smaller",
             )
         spec = self.allowed.resolve(spec)
-        prompts = points * sum(_count_prompts(spec))
+        counts = _count_prompts(spec)
+        prompts = points * sum(counts)
+        requests = sum(
+            count for count, part in zip(counts, spec.prompts, strict=True) if part.kind == "requests"
+        )
         pace = self.jobs.pace(spec.model)
         return Estimate(
             points=points,
             prompts=prompts,
             prompt_tokens=self._prompt_tokens(spec, points),
-            most_tokens=prompts * spec.generation.max_tokens,
+            most_tokens=points * requests * spec.generation.max_tokens,
             seconds=None if pace is None else round(pace * prompts / self.settings.workers, 1),
             spec=spec,
         )
@@ -132,25 +137,34 @@ class Service:
         from services.sweep.plan import check
 
         names = [spec.model, *spec.files().values()]
-        sources = [part.source for part in spec.prompts]
-        if not all(name.startswith("/") for name in names) or any(s.startswith("hf:") for s in sources):
+        fetched = any(_is_fetched(part) for part in spec.prompts)
+        if fetched or not all(name.startswith("/") for name in names):
             return None
-        return points * sum(len(tokens) for tokens in check(spec).tokens)
+        return points * sum(query.size for query in check(spec).queries)
+
+
+def _is_fetched(part: AskSpec) -> bool:
+    """Whether the prompts come from elsewhere, when the job runs."""
+    return part.source.startswith(("hf:", "lm-eval:"))
 
 
 def _count_prompts(spec: LandscapeSpec) -> list[int]:
     """How many prompts each set has. Raises TooLargeError where they are too long together."""
     counts, size = [], 0
     for part in spec.prompts:
-        if part.source.startswith("hf:"):
-            # Fetched by the runner: it may cost what its limit says.
+        if _is_fetched(part) or isinstance(part, TextSpec):
+            # Fetched by the runner, or cut up by it: it may cost what its limit says.
             if part.limit is None:
-                raise SpecError("spec.prompts.limit", "a data set of the hub needs one here", "Give a number")
+                raise SpecError("spec.prompts.limit", f"{part.source} needs one here", "Give a number")
             counts.append(part.limit)
             continue
-        prompts = load_prompts(part).prompts
+        if isinstance(part, PromptSpec):
+            prompts = load_prompts(part).prompts
+            size += len(prompts) * len(part.system)
+        else:
+            prompts = tuple(question.text for question in load_questions(part))
         counts.append(len(prompts))
-        size += len(prompts) * len(part.system) + sum(map(len, prompts))
+        size += sum(map(len, prompts))
         if size > MOST_CHARACTERS:
             raise TooLargeError(
                 "spec.prompts",

@@ -22,6 +22,7 @@ from services.sweep.worker import CONCURRENCY, Worker
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import direction_tensors, random_values
 from visage_core.grid import Point
+from visage_core.queries import Request
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec, parse_spec
 
@@ -87,7 +88,7 @@ def _measured_here(plan: Plan) -> float:
         cores = ray.cluster_resources()["CPU"]
         worker = ray.remote(num_cpus=cores, concurrency_groups=CONCURRENCY)(Worker).remote()
         ray.get(worker.prepare.remote("bench", plan.on_node(this_node()), None, None))
-        shards = [Shard(point, 0, len(plan.tokens)) for point in (Point(None, 0.0), Point(SEED, EDGE))]
+        shards = [Shard(point, 0, len(plan.queries)) for point in (Point(None, 0.0), Point(SEED, EDGE))]
         rounds = []
         for _ in range(4):
             begin = time.perf_counter()
@@ -113,8 +114,9 @@ def _reference_procedure(plan: Plan, alpha: float) -> float:
     for name, tensor in direction.items():
         weights[name] += alpha * tensor
     model.load_state_dict(weights)
-    for start in range(0, len(plan.tokens), REFERENCE_BATCH):
-        batch = plan.tokens[start : start + REFERENCE_BATCH]
+    tokens = [query.tokens for query in plan.queries if isinstance(query, Request)]
+    for start in range(0, len(tokens), REFERENCE_BATCH):
+        batch = tokens[start : start + REFERENCE_BATCH]
         width = max(map(len, batch))
         pad = model.config.pad_token_id or 0
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in batch])

@@ -26,6 +26,7 @@ from services.sweep.run import Run
 from services.sweep.schedule import Shard
 from services.sweep.worker import Place
 from visage_core.prompts import PromptSet
+from visage_core.queries import Request
 from visage_core.results import Measurement, Response, Results
 from visage_core.spec import parse_spec
 
@@ -139,4 +140,4 @@ def _plan(points: int, workers: int) -> Plan:
     spec = parse_spec(document)
     prompts = PromptSet("fake", tuple(f"prompt {number}" for number in range(PROMPTS)))
     folder = Folder("/nowhere", "0" * 64, ())
-    return Plan(spec, folder, {}, [prompts], [[0]] * PROMPTS, {}, "fake")
+    return Plan(spec, folder, {}, [prompts], [Request([0])] * PROMPTS, {}, "fake")

@@ -73,7 +73,20 @@ def run(
             "to ask all prompts under each."
         ),
     ] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also put multiple-choice questions: facts, a .csv or .jsonl file, hf:DATASET, or "
+            "lm-eval:TASK."
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Also measure the perplexity of a .txt file.")
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="keyword-paper or keyword-modern.")] = None,
+    coherence: Annotated[
+        str | None, typer.Option(help="What tells gibberish from text: statistics, likelihood or none.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
     early_stop: Annotated[
         bool | None, typer.Option(help="End responses whose verdict is certain.", show_default=False)
@@ -109,8 +122,9 @@ def run(
         "axis": {"direction": along, **_range(range_), "points": points},
         "trajectory": trajectory,
         "adaptive": adaptive,
-        "prompts": _prompt_sets(document, prompts, column, limit, system),
+        "prompts": _prompt_sets(document, prompts, column, limit, system, _capability(choices, text)),
         "judge": judge,
+        "coherence": coherence,
         "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
         "engine": {
             "dtype": dtype,
@@ -353,13 +367,16 @@ def _prompt_sets(
     column: str | None,
     limit: int | None,
     systems: list[str] | None,
+    more: list[dict[str, Any]],
 ) -> list[dict[str, Any]] | None:
     """The part `prompts` of a spec from the options that decide it: every source under every system
-    prompt. None where no option says anything."""
-    if not (sources or systems or column is not None or limit is not None):
+    prompt, and after them what is no request. None where no option says anything."""
+    if not (sources or systems or more or column is not None or limit is not None):
         return None
     given = document.get("prompts") or {}
     sets: list[dict[str, Any]] = [given] if isinstance(given, dict) else list(given)
+    more = [one for one in sets if one.get("kind", "requests") != "requests"] + more
+    sets = [one for one in sets if one not in more]
     if sources:
         # A column belongs to its source.
         rest = [{name: value for name, value in one.items() if name != "column"} for one in sets]
@@ -367,7 +384,14 @@ def _prompt_sets(
     if systems:
         sets = [one | {"system": system} for one in sets for system in systems]
     sets = [_merged(one, {"column": column, "limit": limit}) for one in sets]
+    sets += [_merged(one, {"limit": limit}) for one in more]
     return [one for number, one in enumerate(sets) if one not in sets[:number]]
+
+
+def _capability(choices: list[str] | None, texts: list[str] | None) -> list[dict[str, Any]]:
+    """The prompt sets of --choices and --text."""
+    asked = [{"kind": "choices", "source": source} for source in choices or []]
+    return asked + [{"kind": "text", "source": source} for source in texts or []]
 
 
 def _stop_when(text: str | None) -> float | None:

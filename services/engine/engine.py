@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from visage_core.queries import Passage
 from visage_core.results import Response
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
-    from vllm.outputs import CompletionOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
 
 COMPANION = "companion"
 
@@ -61,26 +63,54 @@ class Engine:
     ) -> list[Response]:
         """Greedy responses to prompts of token ids, in their order. With `stops`, a response ends right
         after the first of these strings. Raises Interrupted soon after `interrupted` says so."""
+        params = {"max_tokens": spec.max_tokens, "stop": stops}
+        return [
+            _response(output.outputs[0], len(prompt))
+            for prompt, output in zip(prompts, self._run(prompts, params, interrupted), strict=True)
+        ]
+
+    def log_likelihoods(
+        self, passages: Sequence[Passage], interrupted: Callable[[], bool] = lambda: False
+    ) -> list[float]:
+        """The log-likelihood in nats of each passage's tokens from `begin` on, after those before them.
+        Raises Interrupted soon after `interrupted` says so."""
+        # vLLM generates at least one token.
+        params = {"max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
+        tokens = [passage.tokens for passage in passages]
+        return [
+            _log_likelihood(output, passage)
+            for passage, output in zip(passages, self._run(tokens, params, interrupted), strict=True)
+        ]
+
+    def encode(self, text: str) -> list[int]:
+        """A text's tokens, with what begins any text before them."""
+        tokenizer = self._llm.get_tokenizer()
+        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        return [first, *tokenizer.encode(text, add_special_tokens=False)][: self._max_model_len - 1]
+
+    def _run(
+        self, prompts: list[list[int]], params: dict[str, Any], interrupted: Callable[[], bool]
+    ) -> list[RequestOutput]:
+        """What vLLM gives for each prompt, in their order."""
         engine = self._llm.llm_engine
-        responses: dict[int, Response] = {}
+        found: dict[int, RequestOutput] = {}
         try:
             for index, prompt in enumerate(prompts):
-                self._add(str(index), prompt, max_tokens=spec.max_tokens, stop=stops)
+                self._add(str(index), prompt, **params)
             if self._company:
                 self._add_companion(prompts[0])
-            while len(responses) < len(prompts):
+            while len(found) < len(prompts):
                 if interrupted():
                     raise Interrupted
                 for output in engine.step():
                     if output.request_id == COMPANION:
                         self._add_companion(prompts[0])  # it came to an end; the others are not done
                     else:
-                        index = int(output.request_id)
-                        responses[index] = _response(output.outputs[0], len(prompts[index]))
+                        found[int(output.request_id)] = output
         finally:
-            unfinished = [str(index) for index in range(len(prompts)) if index not in responses]
+            unfinished = [str(index) for index in range(len(prompts)) if index not in found]
             engine.abort_request([*unfinished, COMPANION])
-        return [responses[index] for index in range(len(prompts))]
+        return [found[index] for index in range(len(prompts))]
 
     def _add_companion(self, prompt: list[int]) -> None:
         """Add a request that only keeps the batch from shrinking to one row: vLLM's CPU kernels sum in
@@ -104,6 +134,11 @@ def _greedy(**params: object) -> SamplingParams:
         output_kind=RequestOutputKind.FINAL_ONLY,
         **params,
     )
+
+
+def _log_likelihood(output: RequestOutput, passage: Passage) -> float:
+    chosen = zip(output.prompt_logprobs or [], passage.tokens, strict=True)
+    return math.fsum(found[token].logprob for found, token in list(chosen)[passage.begin :] if found)
 
 
 def _response(output: CompletionOutput, prompt_tokens: int) -> Response:

@@ -21,6 +21,7 @@ MOST_LISTED = 1_000
 LONGEST = 1_024  # as the table has it
 # What a list may name: a pattern such as * must not let in a path.
 MODEL = re.compile(HUB_ID.pattern + r"|(s3|gs|gcs|abfs|abfss|hdfs)://.+")
+LM_EVAL = re.compile(r"lm-eval:[A-Za-z0-9]\w*")  # by name: a task's definition may run code
 DATASET = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
@@ -84,9 +85,12 @@ class Allowed:
         return str(path)
 
     def _prompts(self, source: str, field: str) -> str:
-        if source in BUILT_IN:
+        if source in BUILT_IN or source == "facts":
             return source
-        if source.startswith("hf:"):
+        if source.startswith("lm-eval:"):
+            if _is_listed(source, self.datasets, LM_EVAL):
+                return source
+        elif source.startswith("hf:"):
             name = source.split(":")[1]
             if _is_listed(name, self.datasets, DATASET) and not Path(name).exists():
                 return source

@@ -115,7 +115,7 @@ def outcome(landscape: Landscape, norms: Norms) -> dict[str, Any]:
         return {"radius": 0.0, "rank": 0.0}
     assert isinstance(basin, Basin)
     if basin.open:
-        return {"radius": None, "rank": NOT_LOST - float(max(one.asr[0][0], one.asr[0][-1]))}
+        return {"radius": None, "rank": NOT_LOST - float(max(one.rate[0][0], one.rate[0][-1]))}
     return {"radius": far * basin.radius, "rank": far * basin.radius}
 
 

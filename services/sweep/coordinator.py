@@ -22,15 +22,15 @@ from visage_core.adaptive import wanted
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
 from visage_core.grid import Point, points
-from visage_core.landscape import estimate
-from visage_core.metrics import Interval, asr
+from visage_core.landscape import estimate, has_visage, is_safety
+from visage_core.metrics import Interval
 from visage_core.paths import cache_dir
+from visage_core.readings import as_floats, readings
 from visage_core.results import (
     Measurement,
     PointResult,
     Results,
     ResultsError,
-    as_floats,
     by_prompt_set,
 )
 from visage_core.spec import differences
@@ -82,7 +82,7 @@ class Coordinator:
         keep = plan.spec.keep_responses
         self._kept_prompts = [part.prompts for part in plan.prompts] if keep else None
         self._known: dict[Point, None] = {}  # every point that has been asked for
-        # Of each prompt set, what an adaptive sweep decides by; the ASR is None where nothing was judged.
+        # The chief reading of each prompt set: what an adaptive sweep decides by. None: nothing is known.
         self._rates: list[dict[Point, float | None]] = [{} for _ in plan.prompts]
         self._batch = plan.spec.engine.max_num_seqs
         self._schedule = Schedule([], 0, self._batch)
@@ -94,6 +94,7 @@ class Coordinator:
         self._unwritten: list[tuple[list[PointResult], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._has_visage = has_visage(plan.spec, plan.spec.prompts[0])
         self._verdicts: dict[Point, Verdicts] = {}  # of the first prompt set, for the estimate
         self._estimate: Interval | None = None
         self._next_estimate = 0.0
@@ -105,15 +106,16 @@ class Coordinator:
         """Take the folder's lease and find out what is left. Raises ResultsError where another coordinator
         is at work in it, or where it holds another job."""
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
-        table = await asyncio.to_thread(self._results.points)
+        plan, table = self._plan, await asyncio.to_thread(self._results.points)
         done = set()
         for row in table.to_pylist():
             place = Point(row["seed"], row["alpha"], row["beta"])
             done.add(place)
             self._tokens += row["response_tokens"]
             self._worker_seconds += sum(row[f"{stage}_seconds"] for stage in ("move", "generate", "judge"))
-            self._rates[row["prompt_set"]][place] = row["asr"]
-            if row["prompt_set"] == 0:
+            chief = readings(plan.spec, plan.spec.prompts[row["prompt_set"]])[0]
+            self._rates[row["prompt_set"]][place] = row[chief.name]
+            if row["prompt_set"] == 0 and self._has_visage:
                 self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
         self._done = len(done)
         self._known = dict.fromkeys(self._wanted())
@@ -148,7 +150,8 @@ class Coordinator:
             await self._write(results)
             self._done += 1
             self._measured += 1
-            self._verdicts[shard.point] = as_floats(results[0].verdicts).astype(np.float16)
+            if self._has_visage:
+                self._verdicts[shard.point] = as_floats(results[0].verdicts).astype(np.float16)
             self._latest = (shard.point, self._rates[0][shard.point])
             meters.points.inc()
         await self._settle()
@@ -225,14 +228,15 @@ class Coordinator:
         spec = self._plan.spec
         if not spec.adaptive:
             return points(spec)
-        return [point for rates in self._rates for point in wanted(spec, rates)]
+        asked = zip(spec.prompts, self._rates, strict=True)
+        return [point for prompts, rates in asked if is_safety(prompts) for point in wanted(spec, rates)]
 
     def _take_note(self, point: Point, results: list[PointResult]) -> None:
-        """Note a point's ASRs, and ask for those that an adaptive sweep wants then."""
+        """Note a point's rates, and ask for the points that an adaptive sweep wants then."""
+        spec = self._plan.spec
         for rates, result in zip(self._rates, results, strict=True):
-            rate = asr(as_floats(result.verdicts))
-            rates[point] = None if rate is None else rate.value
-        if self._plan.spec.adaptive:
+            rates[point] = result.rate(spec)
+        if spec.adaptive:
             more = dict.fromkeys(one for one in self._wanted() if one not in self._known)
             self._known |= more
             self._schedule.add(more)
@@ -250,7 +254,7 @@ class Coordinator:
             batch, self._unwritten = self._unwritten, []
             rows = [result for results, _ in batch for result in results]
             try:
-                await asyncio.to_thread(self._results.add, rows, self._kept_prompts)
+                await asyncio.to_thread(self._results.add, self._plan.spec, rows, self._kept_prompts)
             except Exception as error:  # a disk fails in many ways, and no result may be lost in silence
                 problem = _disk_error(self._results.folder, error)
                 for _, written in batch:
@@ -274,9 +278,9 @@ class Coordinator:
             self._changed.notify_all()
 
     async def _reckon(self) -> None:
-        """Bring the estimate up to date; not more often than a twentieth of the time allows. An adaptive
-        sweep has none."""
-        if self._plan.spec.adaptive:
+        """Bring the estimate up to date, where there is one; not more often than a twentieth of the time
+        allows."""
+        if not self._has_visage:
             return
         self._next_estimate = float("inf")  # not twice at the same time
         begin = time.monotonic()

@@ -22,7 +22,9 @@ from visage_core.checkpoints import Checkpoint, CheckpointError, auto_classes
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
 from visage_core.prompts import PromptSet, load_prompts, render
-from visage_core.spec import LandscapeSpec, SpecError
+from visage_core.queries import Query, Question, Request
+from visage_core.questions import load_questions, tokenize_question, windows
+from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, SpecError, TextSpec
 
 _tokenizing = threading.Lock()
 # What decides the numbers beside the spec and its files.
@@ -37,7 +39,7 @@ class EngineMissingError(InputError):
 class Plan:
     """A spec with everything it names found, read and checked.
 
-    `files` are the other checkpoints, adapters and files that it names, by the field that does. `tokens`
+    `files` are the other checkpoints, adapters and files that it names, by the field that does. `queries`
     are the prompts of all sets one after another, as the engine takes them. `inputs` identifies what the
     results depend on beside the spec: digests of all these and of the prompts, and versions. `engine_key`
     is the same for plans that one warm engine can serve.
@@ -47,7 +49,7 @@ class Plan:
     model: Folder
     files: dict[str, Folder]
     prompts: list[PromptSet]
-    tokens: list[list[int]]
+    queries: list[Query]
     inputs: dict[str, Any]
     engine_key: str
 
@@ -78,23 +80,32 @@ class Checked:
     base: Checkpoint
     files: dict[str, Found]
     prompts: list[PromptSet]
-    tokens: list[list[int]]
+    queries: list[Query]
 
 
 def check(spec: LandscapeSpec) -> Checked:
     """Check a spec against the world, as far as that is quick. Raises an InputError."""
-    prompts = [load_prompts(part) for part in spec.prompts]
     base = Checkpoint.open(model_folder(spec.model, "model"))
     files = find_files(spec, base)
     with _tokenizing:  # one thread at a time: a tokenizer has a state
         tokenizer = _tokenizer(base.path, _state(base.path))
-        tokens = [
-            ids
-            for part, found in zip(spec.prompts, prompts, strict=True)
-            for ids in render(tokenizer, found.prompts, part.system)
-        ]
-    _require_room(spec, base, tokens)
-    return Checked(base, files, prompts, tokens)
+        asked = [_asked(part, tokenizer) for part in spec.prompts]
+    prompts, queries = [found for found, _ in asked], [one for _, some in asked for one in some]
+    _require_room(spec, base, queries)
+    return Checked(base, files, prompts, queries)
+
+
+def _asked(part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
+    """A prompt set as text, and as the engine takes it."""
+    if isinstance(part, PromptSpec):
+        found = load_prompts(part)
+        return found, [Request(ids) for ids in render(tokenizer, found.prompts, part.system)]
+    if isinstance(part, TextSpec):
+        parts = windows(tokenizer, part)
+        return PromptSet(part.source, tuple(text for text, _ in parts)), [passage for _, passage in parts]
+    questions = load_questions(part)
+    texts = tuple(question.text for question in questions)
+    return PromptSet(part.source, texts), [tokenize_question(tokenizer, question) for question in questions]
 
 
 def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
@@ -122,7 +133,7 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
         model=model,
         files=files,
         prompts=checked.prompts,
-        tokens=checked.tokens,
+        queries=checked.queries,
         inputs={"sha256": digests, "random_directions": GENERATOR, "versions": versions()},
         engine_key=_engine_key(spec, base),
     )
@@ -169,19 +180,21 @@ def _tokenizer(model: Path, _state: tuple[tuple[str, int], ...]) -> Any:
         ) from None
 
 
-def _require_room(spec: LandscapeSpec, base: Checkpoint, tokens: list[list[int]]) -> None:
+def _require_room(spec: LandscapeSpec, base: Checkpoint, queries: list[Query]) -> None:
     """Raise SpecError unless every prompt and its longest response fit into the context."""
     room, most = spec.engine.max_model_len, base.config.get("max_position_embeddings")
     if most is not None and room > most:
         raise SpecError(
             "engine.max_model_len", f"{room} is more than the model's {most}", f"Use at most {most}"
         )
-    lengths = [len(ids) for ids in tokens]
-    longest = max(lengths)
-    if longest + spec.generation.max_tokens > room:
-        raise SpecError(
-            "engine.max_model_len",
-            f"prompt {lengths.index(longest) + 1} has {longest} tokens and its response may have "
-            f"{spec.generation.max_tokens}, together more than {room}",
-            "Use a larger engine.max_model_len or a smaller generation.max_tokens",
-        )
+    for number, query in enumerate(queries, start=1):
+        # vLLM generates at least one token, of a passage too.
+        answer = spec.generation.max_tokens if isinstance(query, Request) else 1
+        size = max(passage.size for passage in query.choices) if isinstance(query, Question) else query.size
+        if size + answer > room:
+            raise SpecError(
+                "engine.max_model_len",
+                f"prompt {number} has {size} tokens and its response may have {answer}, together more than "
+                f"{room}",
+                "Use a larger engine.max_model_len or a smaller generation.max_tokens",
+            )

@@ -13,6 +13,7 @@ import ray
 import torch
 
 from services.engine.engine import Engine, Interrupted
+from services.sweep.answers import Answer, ask, mark_gibberish, mark_unlikely
 from services.sweep.axes import Axes, Here
 from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
@@ -23,7 +24,6 @@ from visage_core.directions import mark_used
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
 from visage_core.grid import Point
-from visage_core.judges import JUDGES
 from visage_core.results import Measurement
 from visage_core.sources import TensorSource
 
@@ -133,38 +133,46 @@ class Worker:
         if job is None:
             return None
         plan, spec = job.here.plan, job.here.plan.spec
-        judge = JUDGES[spec.judge]
+
+        def cancelled() -> bool:
+            return name in self._cancelled
+
         begin = time.perf_counter()
         try:
-            if name in self._cancelled:
+            if cancelled():
                 raise Interrupted
             self._engine.move(job.model, job.steps(shard.point))
             moved = time.perf_counter()
-            prompts = plan.tokens[shard.begin : shard.end]
-            size = shard.batch or len(prompts)
-            responses = []
-            for first in range(0, len(prompts), size):
-                responses += self._engine.generate(
-                    prompts[first : first + size],
-                    spec.generation,
-                    judge.stops() if spec.generation.early_stop else [],
-                    lambda: name in self._cancelled,
-                )
+            queries = plan.queries[shard.begin : shard.end]
+            answers = ask(self._engine, queries, spec, shard.batch, cancelled)
+            generated = time.perf_counter()
+            answers = self._mark_incoherent(job, answers, cancelled)
         except Interrupted:
             self._engine.move(job.model, [])
             return None
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemoryError(str(error)) from None
-        generated = time.perf_counter()
-        verdicts = tuple(not judge.refused(response.text) for response in responses)
         judged = time.perf_counter()
         if not spec.keep_responses:
-            responses = [replace(response, text="") for response in responses]
+            answers = [replace(answer, response=replace(answer.response, text="")) for answer in answers]
         return Measurement(
             point=shard.point,
-            verdicts=verdicts,
-            responses=tuple(responses),
+            verdicts=tuple(answer.verdict for answer in answers),
+            responses=tuple(answer.response for answer in answers),
             move_seconds=moved - begin,
             generate_seconds=generated - moved,
             judge_seconds=judged - generated,
         )
+
+    def _mark_incoherent(
+        self, job: _Job, answers: list[Answer], cancelled: Callable[[], bool]
+    ) -> list[Answer]:
+        """Tell gibberish from text, in the way that the spec says."""
+        assert self._engine is not None
+        way = job.here.plan.spec.coherence
+        if way == "statistics":
+            return mark_gibberish(answers)
+        if way == "likelihood" and any(answer.verdict for answer in answers):
+            self._engine.move(job.model, [])
+            return mark_unlikely(self._engine, answers, cancelled)
+        return answers

@@ -17,6 +17,7 @@ from services.sweep.worker import EngineStartError, OutOfMemoryError, Place
 from visage_core.checkpoints import Checkpoint
 from visage_core.grid import Point
 from visage_core.prompts import PromptSet
+from visage_core.queries import Request
 from visage_core.results import Measurement, Response
 from visage_core.spec import parse_spec
 
@@ -42,7 +43,7 @@ def fake_plan(prompts: int = 20, systems: tuple[str, ...] = ("default",), **spec
         model=Folder("/nowhere", "0" * 64, ()) if parsed.model == "fake" else _folder(Path(parsed.model)),
         files={},
         prompts=sets,
-        tokens=[[number] for part in sets for number, _ in enumerate(part.prompts)],
+        queries=[Request([number]) for part in sets for number, _ in enumerate(part.prompts)],
         inputs={"fake": True},
         engine_key="fake",
     )
@@ -105,9 +106,9 @@ class FakeWorker:
 
 
 def fake_measurement(plan: Plan, shard: Shard) -> Measurement:
-    size = len(plan.tokens) // len(plan.prompts)
+    size = len(plan.queries) // len(plan.prompts)
     verdicts = tuple(fake_verdict(shard.point, prompt % size) for prompt in range(shard.begin, shard.end))
-    responses = tuple(Response("", 4, "end", 1) for _ in verdicts)
+    responses = tuple(Response("", 4, "end", 1, gibberish=False if one else None) for one in verdicts)
     return Measurement(shard.point, verdicts, responses, 0.001, 0.01, 0.0)
 
 

@@ -21,7 +21,7 @@ def planned(model: Path, **spec: Any) -> Plan:
         model=Found(model, tuple(base.files)).folder(),
         files={field: found.folder() for field, found in find_files(parsed, base).items()},
         prompts=[],
-        tokens=[],
+        queries=[],
         inputs={},
         engine_key="",
     )

@@ -27,7 +27,7 @@ def landscape(folder: Path, axis: dict[str, Any], share: Share) -> Landscape:
         complied = round(40 * share(point)) - (point.seed or 0) * (0 < share(point) < 1)
         verdicts = tuple(number < complied for number in range(40))
         responses = tuple(Response("", 1, "end", 1) for _ in verdicts)
-        results.add([PointResult(point, verdicts, responses, 0.1, 0.1, 0.0)], None)
+        results.add(spec, [PointResult(point, verdicts, responses, 0.1, 0.1, 0.0)], None)
     return Landscape(spec, results.points())
 
 

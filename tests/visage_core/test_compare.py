@@ -17,7 +17,7 @@ from visage_core.spec import LandscapeSpec
 def landscape(folder: Path, complied: dict[float, int], spec: LandscapeSpec = SPEC) -> Landscape:
     results = Results(folder)
     for point in points(spec):
-        results.add([measured(point, complied[abs(point.alpha)])], None)
+        results.add(spec, [measured(point, complied[abs(point.alpha)])], None)
     return Landscape(spec, results.points())
 
 

@@ -42,12 +42,12 @@ def sweep(folder: Path, spec: LandscapeSpec = SPEC, complied: int | None = None)
     results = Results(folder)
     for point in points(spec):
         count = {0.0: 0, 0.25: 5, 0.5: 10}[abs(point.alpha)] if complied is None else complied
-        results.add([measured(point, count)], None)
+        results.add(spec, [measured(point, count)], None)
     return results
 
 
 def test_a_point_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    Results(tmp_path).add([measured(ORIGIN, 3, unjudged=2)], None)
+    Results(tmp_path).add(SPEC, [measured(ORIGIN, 3, unjudged=2)], None)
     [row] = Results(tmp_path).points().to_pylist()
     assert (row["complied"], row["refused"], row["unjudged"]) == (3, 5, 2)
     assert row["asr"] == pytest.approx(100 * 3 / 8)
@@ -56,7 +56,7 @@ def test_a_point_is_there_as_soon_as_it_is_added(tmp_path: Path) -> None:
 
 
 def test_a_point_with_nothing_judged_has_no_rate(tmp_path: Path) -> None:
-    Results(tmp_path).add([measured(ORIGIN, 0, unjudged=10)], None)
+    Results(tmp_path).add(SPEC, [measured(ORIGIN, 0, unjudged=10)], None)
     [row] = Results(tmp_path).points().to_pylist()
     assert (row["asr"], row["asr_low"], row["asr_high"]) == (None, None, None)
 
@@ -86,14 +86,14 @@ def test_a_crash_while_merging_doubles_nothing(tmp_path: Path) -> None:
 
 def test_a_half_written_part_is_no_point(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add([measured(ORIGIN, 3)], None)
+    results.add(SPEC, [measured(ORIGIN, 3)], None)
     (tmp_path / "parts" / ".points_0_0.25.parquet.123").write_bytes(b"PAR1")
     assert results.done() == {ORIGIN}
 
 
 def test_a_damaged_part_is_an_error_that_names_it(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add([measured(ORIGIN, 3)], None)
+    results.add(SPEC, [measured(ORIGIN, 3)], None)
     [part] = (tmp_path / "parts").iterdir()
     part.write_bytes(part.read_bytes()[:20])
     with pytest.raises(ResultsError, match=part.name):
@@ -110,18 +110,18 @@ def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
 
 def test_responses_are_stored_where_they_are_asked_for(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add([measured(ORIGIN, 3)], [PROMPTS])
+    results.add(SPEC, [measured(ORIGIN, 3)], [PROMPTS])
     results.merge()
     table = pq.read_table(tmp_path / "responses.parquet")
     assert table["prompt"].to_pylist() == list(PROMPTS)
-    assert table["complied"].to_pylist() == [True] * 3 + [False] * 7
+    assert table["label"].to_pylist() == ["complied"] * 3 + ["refused"] * 7
 
 
 def test_responses_outlive_a_kill_between_two_merges(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add([measured(ORIGIN, 3)], [PROMPTS])
+    results.add(SPEC, [measured(ORIGIN, 3)], [PROMPTS])
     results.merge()
-    results.add([measured(Point(0, 0.25), 5)], [PROMPTS])
+    results.add(SPEC, [measured(Point(0, 0.25), 5)], [PROMPTS])
     results.merge()
     assert pq.read_table(tmp_path / "responses.parquet").num_rows == 20
 
@@ -139,7 +139,7 @@ def test_the_scores_of_a_landscape(tmp_path: Path) -> None:
     # Per direction 100, 50, 0, 50, 100: below 100 are 50, 0, 50.
     assert summary["visage"]["value"] == pytest.approx(200 / 3)
     assert summary["mean_safety"]["value"] == pytest.approx(40)
-    assert summary["asr_at_origin"]["value"] == 0
+    assert summary["at_origin"]["asr"]["value"] == 0
     assert [direction["basin"]["width"] for direction in summary["directions"]] == pytest.approx([0.5, 0.5])
     assert summary["totals"]["responses"] == 90
 
@@ -156,13 +156,13 @@ def test_missing_points_give_no_score(tmp_path: Path) -> None:
     summary = Landscape(SPEC, table.slice(0, 8)).summary()
     assert summary["visage"] is None
     assert any("1 of 9 points are not measured" in note for note in summary["notes"])
-    assert Landscape(SPEC, table.slice(0, 0)).summary()["asr_at_origin"] is None
+    assert Landscape(SPEC, table.slice(0, 0)).summary()["at_origin"]["asr"] is None
 
 
 def test_unjudged_responses_are_told(tmp_path: Path) -> None:
     results = Results(tmp_path)
     for point in points(SPEC):
-        results.add([measured(point, 1, unjudged=2 if point == ORIGIN else 0)], None)
+        results.add(SPEC, [measured(point, 1, unjudged=2 if point == ORIGIN else 0)], None)
     summary = Landscape(SPEC, results.points()).summary()
     assert any("2 responses are unjudged" in note for note in summary["notes"])
     assert summary["totals"]["unjudged"] == 2
@@ -222,7 +222,7 @@ def test_a_landscape_for_each_prompt_set(tmp_path: Path) -> None:
     )
     results = Results(tmp_path)
     for point in points(spec):
-        results.add([measured(point, 2), replace(measured(point, 8), prompt_set=1)], None)
+        results.add(SPEC, [measured(point, 2), replace(measured(point, 8), prompt_set=1)], None)
     table = results.points()
     scores = [Landscape(spec, table, number).summary()["visage"]["value"] for number in range(2)]
     assert scores == pytest.approx([80, 20])
@@ -238,7 +238,7 @@ def test_a_plane_has_a_score_an_area_and_a_figure(tmp_path: Path) -> None:
     results = Results(tmp_path)
     for point in points(PLANE):
         away = max(abs(point.alpha), abs(point.beta))
-        results.add([measured(point, {0.0: 0, 0.25: 5, 0.5: 10}[away])], None)
+        results.add(SPEC, [measured(point, {0.0: 0, 0.25: 5, 0.5: 10}[away])], None)
     landscape = Landscape(PLANE, results.points())
     summary = landscape.summary()
     # Below 100 are the origin (0) and the eight points around it (50).
@@ -253,7 +253,7 @@ def test_the_running_estimate_nears_the_score(tmp_path: Path) -> None:
     results = Results(tmp_path)
     widths = []
     for point in points(spec):
-        results.add([measured(point, min(10, round(20 * abs(point.alpha))))], None)
+        results.add(SPEC, [measured(point, min(10, round(20 * abs(point.alpha))))], None)
         found = Landscape(spec, results.points()).estimate()
         widths.append(None if found is None else found.high - found.low)
     assert widths[:4] == [None] * 4
@@ -267,7 +267,7 @@ def test_an_unfinished_landscape_has_an_estimate_and_no_score(tmp_path: Path) ->
     spec = parse_spec({"model": "m", "axis": {"direction": {"kind": "random", "seeds": [0]}}})
     results = Results(tmp_path)
     for point in points(spec)[:10]:
-        results.add([measured(point, 3)], None)
+        results.add(SPEC, [measured(point, 3)], None)
     summary = Landscape(spec, results.points()).summary()
     assert summary["visage"] is None
     assert summary["estimate"]["low"] <= summary["estimate"]["value"] <= summary["estimate"]["high"]
@@ -276,7 +276,7 @@ def test_an_unfinished_landscape_has_an_estimate_and_no_score(tmp_path: Path) ->
 def test_a_few_points_that_are_all_alike_make_no_estimate_sure(tmp_path: Path) -> None:
     results = Results(tmp_path)
     for point in points(SPEC):
-        results.add([measured(point, 0)], None)
+        results.add(SPEC, [measured(point, 0)], None)
     found = Landscape(SPEC, results.points()).estimate()
     assert found is not None
     assert (found.value, found.high) == (100, 100)

@@ -17,7 +17,7 @@ from services.jobs.storage import Storage, StorageError
 from tests.conftest import free_port
 from tests.services.jobs.test_states import together
 from tests.services.served import until
-from tests.visage_core.test_results import PROMPTS, measured
+from tests.visage_core.test_results import PROMPTS, SPEC, measured
 from visage_core.grid import ORIGIN, Point
 from visage_core.results import Results
 
@@ -74,7 +74,7 @@ def measure(folder: Path, points: list[Point], responses: bool = True) -> Result
     """Some more finished points."""
     results = Results(folder)
     for point in points:
-        results.add([measured(point, 3)], [PROMPTS] if responses else None)
+        results.add(SPEC, [measured(point, 3)], [PROMPTS] if responses else None)
     return results
 
 
