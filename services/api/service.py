@@ -148,9 +148,9 @@ def _count_prompts(spec: LandscapeSpec) -> list[int]:
                 raise SpecError("spec.prompts.limit", "a data set of the hub needs one here", "Give a number")
             counts.append(part.limit)
             continue
-        prompts = load_prompts(part).prompts
-        counts.append(len(prompts))
-        size += len(prompts) * len(part.system) + sum(map(len, prompts))
+        found = load_prompts(part)
+        counts.append(len(found.prompts))
+        size += len(found.prompts) * len(part.system) + found.characters
         if size > MOST_CHARACTERS:
             raise TooLargeError(
                 "spec.prompts",

@@ -91,7 +91,7 @@ def check(spec: LandscapeSpec) -> Checked:
         tokens = [
             ids
             for part, found in zip(spec.prompts, prompts, strict=True)
-            for ids in render(tokenizer, found.prompts, part.system)
+            for ids in render(tokenizer, found.conversations, part.system)
         ]
     _require_room(spec, base, tokens)
     return Checked(base, files, prompts, tokens)
