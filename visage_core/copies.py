@@ -105,11 +105,9 @@ def copies_of(landscape: Landscape, distance: float) -> Copies:
     lines = [point for seed in spec.seeds for line in surface(spec, seed) for point in line]
     there = tuple(dict.fromkeys(one for one in lines if math.isclose(abs(one.alpha), distance, rel_tol=1e-6)))
     if distance <= 0 or not there:
-        distances = sorted({abs(one.alpha) for one in lines} - {0.0})
+        nearest = min({abs(one.alpha) for one in lines} - {0.0}, key=lambda one: abs(one - distance))
         raise CopiesError(
-            "alpha",
-            f"there is no perturbed model at {distance:g}",
-            f"Use one of {', '.join(f'{one:g}' for one in distances)}",
+            "alpha", f"there is no perturbed model at {distance:g}", f"The nearest are at {nearest:g}"
         )
     if missing := [point for point in there if point not in landscape.rows]:
         raise CopiesError(
