@@ -87,19 +87,17 @@ def template_in(text: str, path: Path) -> str:
     """The text with one {request} that an attack's file holds: a .txt file the text itself, a .json file
     attacks that are the same but for their goals. Raises AttackError."""
     if path.suffix == ".json":
+        rows = rows_of(text, str(path), "prompts.attack")
         found = {
-            prompt.replace(goal, REQUEST)
-            for row in rows_of(text, str(path), "prompts.attack")
-            if isinstance(goal := row.get("goal"), str) and isinstance(prompt := row.get("prompt"), str)
-            if goal and prompt.count(goal) == 1
+            _template(row.get("goal"), row.get("prompt")) for row in rows if row.get("prompt") is not None
         }
-        if len(found) != 1:
+        text = found.pop() if len(found) == 1 else ""
+        if not text:
             raise AttackError(
                 "prompts.attack",
-                f"{path} holds {len(found)} attacks in which the request could be exchanged, not one",
+                f"{path} holds no single attack in which all goals stand in the same place",
                 "Give attacks that are made for one request each as the source of the prompts",
             )
-        [text] = found
     text = text.removesuffix("\n")  # Editors end a file with it.
     if text.count(REQUEST) != 1 or len(text) > LONGEST_ATTACK:
         raise AttackError(
@@ -108,6 +106,13 @@ def template_in(text: str, path: Path) -> str:
             f"Give a text with it once, in at most {LONGEST_ATTACK:,} characters",
         )
     return text
+
+
+def _template(goal: object, prompt: object) -> str:
+    """A prompt with {request} in the place of its goal; "" where that is not in it, or more than once."""
+    if not isinstance(goal, str) or not isinstance(prompt, str) or not goal or prompt.count(goal) != 1:
+        return ""
+    return prompt.replace(goal, REQUEST)
 
 
 def _of_suffixes(found: _Suffixes) -> list[Row]:

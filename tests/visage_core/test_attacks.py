@@ -169,9 +169,7 @@ def test_an_attack_in_a_file(tmp_path: Path) -> None:
     [
         log([ONE, TWO], [(INIT, [ONE]), (FOUND, [ONE])], progressive_goals=True),
         log([ONE], [(INIT, [ONE]), (FOUND, [ONE])]),
-        artifact(
-            (ONE, f"{ONE} {FOUND}"), (TWO, f"{TWO} {FOUND}"), ("A goal that was reworded", f"It {FOUND}")
-        ),
+        artifact((ONE, f"{ONE} {FOUND}"), (TWO, f"{TWO} {FOUND}"), ("A goal without a prompt", None)),
     ],
     ids=["a log for all goals", "a log for one goal", "an artifact"],
 )
@@ -187,8 +185,16 @@ def test_an_attack_that_others_made_is_used_on_other_requests(tmp_path: Path, do
         ("a.txt", "no place", r"has \{request\} 0 times"),
         ("a.txt", f"{REQUEST} {REQUEST}", r"has \{request\} 2 times"),
         ("a.txt", REQUEST + "!" * LONGEST_ATTACK, r"has \{request\} 1 times in 20,009 characters"),
-        ("a.json", json.dumps(artifact((ONE, "A tale"))), "holds 0 attacks"),
-        ("a.json", json.dumps(artifact((ONE, f"{ONE} {FOUND}"), (TWO, f"{TWO} {OTHER}"))), "holds 2 attacks"),
+        ("a.json", json.dumps(artifact((ONE, None))), "no single attack"),
+        ("a.json", json.dumps(artifact((ONE, "A tale"))), "no single attack"),
+        ("a.json", json.dumps(artifact((ONE, f"{ONE} {ONE}"))), "no single attack"),
+        (
+            "a.json",
+            json.dumps(artifact((ONE, f"{ONE} {FOUND}"), (TWO, f"{TWO} {OTHER}"))),
+            "no single attack",
+        ),
+        # One prompt of many that happens to have its goal in it is no attack for all requests.
+        ("a.json", json.dumps(artifact((ONE, f"{ONE} {FOUND}"), (TWO, "A tale"))), "no single attack"),
         ("a.json", "{}", "none of the layouts"),
     ],
 )
