@@ -98,7 +98,8 @@ def template_in(text: str, path: Path) -> str:
                 f"{path} holds no single attack in which all goals stand in the same place",
                 "Give attacks that are made for one request each as the source of the prompts",
             )
-    text = text.removesuffix("\n")  # Editors end a file with it.
+    else:
+        text = text.removesuffix("\n")  # Editors end a file with it.
     if text.count(REQUEST) != 1 or len(text) > LONGEST_ATTACK:
         raise AttackError(
             "prompts.attack",
