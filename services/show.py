@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from services.reproduce import Claim
     from services.sweep.coordinator import Progress
     from services.sweep.run import Run
+    from visage_core.copies import Copies
     from visage_core.landscape import Landscape
     from visage_core.metrics import Interval
 
@@ -262,6 +263,17 @@ def benchmark(report: Report, as_json: bool) -> None:
     for figure in report.figures:
         mark = "" if figure.bound is None else "[green]ok[/]" if figure.ok else "[red]missed[/]"
         table.add_row(figure.name, f"{figure.value:.3g} {figure.unit}", figure.bound_text, mark)
+    out.print(table)
+
+
+def copies(name: str, found: Copies) -> None:
+    """Print how often an attack succeeds over perturbed copies of a model."""
+    table = Table("broken", "success in percent (95 % interval)", "undecided prompts", title=escape(name))
+    rows = {"the unperturbed model": found.undefended}
+    count = len(found.points)
+    rows |= {f"{rule}: {one.needed} of {count} copies": one for rule, one in found.success.items()}
+    for broken, one in rows.items():
+        table.add_row(broken, _some(one.rate), str(one.undecided))
     out.print(table)
 
 

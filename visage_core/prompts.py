@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from visage_core import attacks, conversations
+from visage_core.conversations import Conversation, Message, read_conversation
 from visage_core.errors import InputError
-from visage_core.spec import PromptSpec
+from visage_core.spec import REQUEST, PromptSpec
 
 BUILT_IN = ("harmful", "benign")
-FILES = (".csv", ".jsonl", ".txt")
-COLUMNS = ("goal", "prompt", "instruction", "question", "request", "text")
+FILES = (".csv", ".jsonl", ".json", ".txt")
+GOAL = "goal"
+COLUMNS = (GOAL, "prompt", "instruction", "question", "request", "text")
+# No prompt set comes near it, and a short file with a long attack around each line can.
+MOST_CHARACTERS = 2**28
 SYSTEM_PROMPTS = {
     "helpful-and-safe": (
         "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while "
@@ -38,32 +43,107 @@ class PromptError(InputError):
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Requests in their order. `source` is where they came from."""
+    """Requests in their order. `source` is where they came from.
+
+    `prompts` are what the user says last, `goals` what is asked for by it: the same where nobody attacks.
+    `before` is what was said before each prompt; () where nothing was before any.
+    """
 
     source: str
     prompts: tuple[str, ...]
+    goals: tuple[str, ...] = ()
+    before: tuple[Conversation, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.goals:
+            object.__setattr__(self, "goals", self.prompts)
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """All that is sent, prompt by prompt."""
+        before = self.before or ((),) * len(self.prompts)
+        return tuple(
+            (*earlier, Message("user", prompt)) for earlier, prompt in zip(before, self.prompts, strict=True)
+        )
+
+    @property
+    def characters(self) -> int:
+        """How much is sent."""
+        earlier = sum(len(message.content) for messages in self.before for message in messages)
+        return earlier + sum(map(len, self.prompts))
 
     def digest(self) -> str:
-        """SHA-256 over the prompts in their order, in hexadecimal."""
-        return hashlib.sha256(json.dumps(self.prompts).encode()).hexdigest()
+        """SHA-256 over the prompts in their order, with their goals and what was said before, in
+        hexadecimal."""
+        document: Any = self.prompts
+        if self.before or self.goals != self.prompts:
+            turns = [[[one.role, one.content] for one in messages] for messages in self.conversations]
+            document = [turns, self.goals]
+        return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A row of a source."""
+
+    text: str
+    goal: str
+    before: Conversation = ()
 
 
 def load_prompts(spec: PromptSpec) -> PromptSet:
-    """Read the first `limit` prompts of a spec's source. Raises PromptError."""
+    """Read the first `limit` prompts of a spec's source, and put each into the spec's attack. Raises an
+    InputError."""
     source = spec.source
     if source in BUILT_IN:
         text = files("visage_core").joinpath("data", f"{source}.jsonl").read_text(encoding="utf-8")
-        prompts = _from_jsonl(text.splitlines(), source, spec.column)
+        rows = _from_jsonl(text.splitlines(), source, spec.column)
     elif source.startswith("hf:"):
-        prompts = _from_hub(source, spec.column)
+        rows = _from_hub(source, spec.column)
     else:
-        prompts = _from_file(Path(source), spec.column)
-    found = tuple(prompt.strip() for prompt in prompts if prompt.strip())
+        rows = _from_file(Path(source), spec.column)
+    found = [row for row in rows if row.text.strip()][: spec.limit]
     if not found:
         raise PromptError(
             "prompts.source", f"{source} holds no prompt", "Give a file with at least one request"
         )
-    return PromptSet(source, found[: spec.limit])
+    if spec.system != "default":
+        _require_no_system(found, spec)
+    return PromptSet(
+        source,
+        _attacked([row.text for row in found], spec),
+        tuple(row.goal for row in found),
+        tuple(row.before for row in found) if any(row.before for row in found) else (),
+    )
+
+
+def _attacked(requests: list[str], spec: PromptSpec) -> tuple[str, ...]:
+    """The requests, each put into the spec's attack."""
+    if spec.attack is None:
+        return tuple(requests)
+    attack = spec.attack
+    if spec.attack_file is not None:
+        path = Path(spec.attack_file)
+        attack = attacks.template_in(_read(path, "prompts.attack"), path)
+    if len(attack) * len(requests) + sum(map(len, requests)) > MOST_CHARACTERS:
+        raise PromptError(
+            "prompts.attack",
+            f"{len(requests):,} prompts in an attack of {len(attack):,} characters are more than "
+            f"{MOST_CHARACTERS:,} characters",
+            "Use fewer prompts or a shorter attack",
+        )
+    # Neither format nor a template language: braces in either text mean themselves.
+    return tuple(attack.replace(REQUEST, request) for request in requests)
+
+
+def _require_no_system(found: list[_Prompt], spec: PromptSpec) -> None:
+    for number, row in enumerate(found, start=1):
+        if row.before and row.before[0].role == "system":
+            raise PromptError(
+                "prompts.system",
+                f"conversation {number} of {spec.source} has a system message of its own",
+                "Use the system prompt default, or take it out of the conversations",
+            )
 
 
 def system_text(system: str) -> str | None:
@@ -86,11 +166,11 @@ def system_text(system: str) -> str | None:
     return system
 
 
-def render(tokenizer: Any, prompts: Iterable[str], system: str) -> list[list[int]]:
-    """The token ids of each prompt in the tokenizer's own chat template, ready for the answer.
+def render(tokenizer: Any, prompts: Iterable[str | Conversation], system: str) -> list[list[int]]:
+    """The token ids of prompts or conversations in the tokenizer's own chat template, ready for its answer.
 
     `tokenizer` is a transformers tokenizer. Raises PromptError where it has no chat template, or one
-    without a place for the system prompt that is asked for.
+    without a place for the system prompt that is asked for, or for what was said before.
     """
     if not tokenizer.chat_template:
         raise PromptError(
@@ -107,80 +187,106 @@ def render(tokenizer: Any, prompts: Iterable[str], system: str) -> list[list[int
             f"the chat template of {tokenizer.name_or_path} leaves out or refuses a system prompt",
             "Use the system prompt none or default",
         )
-    return [
-        list(tokenizer.encode(_chat(tokenizer, prompt, text), add_special_tokens=False)) for prompt in prompts
-    ]
+    lead = () if text is None else (Message("system", text),)
+    chats = [(*lead, *((Message("user", one),) if isinstance(one, str) else one)) for one in prompts]
+    _require_takes(tokenizer, chats)
+    return [list(tokenizer.encode(_chat(tokenizer, chat), add_special_tokens=False)) for chat in chats]
 
 
 def template_default(tokenizer: Any) -> str:
     """The system prompt that a chat template puts in where none is given; "" where it puts in none."""
     if not _takes_system(tokenizer):
         return ""
-    head, rest = _chat(tokenizer, _USER, _SYSTEM).split(_SYSTEM, 1)
-    bare = _chat(tokenizer, _USER, None)
+    head, rest = _chat(tokenizer, (Message("system", _SYSTEM), Message("user", _USER))).split(_SYSTEM, 1)
+    bare = _chat(tokenizer, (Message("user", _USER),))
     if bare.startswith(head) and bare.endswith(rest) and len(bare) > len(head) + len(rest):
         return bare[len(head) : len(bare) - len(rest)]
     return ""
 
 
 def _takes_system(tokenizer: Any) -> bool:
+    return _takes(tokenizer, (Message("system", _SYSTEM), Message("user", _USER)))
+
+
+def _require_takes(tokenizer: Any, chats: Sequence[Conversation]) -> None:
+    """Raise PromptError unless the chat template has a place for every message of conversations."""
+    # Templates look at roles and at where a message stands: one try for each sequence of them.
+    for roles in {tuple(message.role for message in chat) for chat in chats if len(chat) > 1}:
+        stand_ins = [Message(role, f"\u2042{place} {role}\u2042") for place, role in enumerate(roles)]
+        if not _takes(tokenizer, tuple(stand_ins)):
+            raise PromptError(
+                "prompts.source",
+                f"the chat template of {tokenizer.name_or_path} leaves out or refuses messages of a "
+                f"conversation of {len(roles)} that starts with one of the {roles[0]}",
+                "Use another model, or conversations without a system message or of one turn",
+            )
+
+
+def _takes(tokenizer: Any, chat: Conversation) -> bool:
     # Template authors raise their own errors for roles that they do not know.
     from jinja2 import TemplateError
 
     try:
-        return _SYSTEM in _chat(tokenizer, _USER, _SYSTEM)
+        text = _chat(tokenizer, chat)
     except TemplateError:
         return False
+    return all(message.content in text for message in chat)
 
 
-def _chat(tokenizer: Any, prompt: str, system: str | None) -> str:
-    messages = [{"role": "user", "content": prompt}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
+def _chat(tokenizer: Any, chat: Conversation) -> str:
+    messages = [{"role": message.role, "content": message.content} for message in chat]
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
-def _from_file(path: Path, column: str | None) -> list[str]:
-    readers = {".csv": _from_csv, ".jsonl": _from_jsonl, ".txt": lambda lines, *_: lines}
+def _from_file(path: Path, column: str | None) -> list[_Prompt]:
     if path.suffix not in FILES:
         raise PromptError(
             "prompts.source",
-            f"{path} is neither a built-in set ({', '.join(BUILT_IN)}) nor a .csv, .jsonl or .txt file",
+            f"{path} is neither a built-in set ({', '.join(BUILT_IN)}) nor a {', '.join(FILES)} file",
             "Give one of these, or hf:DATASET for a data set on the hub",
         )
+    text = _read(path, "prompts.source")
+    if path.suffix == ".json":
+        return _in_rows(attacks.rows_of(text, str(path)), str(path), column)
+    # Not splitlines: a quoted CSV field may hold line breaks, and a prompt U+2028.
+    lines = text.split("\n")
+    if path.suffix == ".txt":
+        return [_Prompt(line.strip(), line.strip()) for line in lines]
+    return (_from_csv if path.suffix == ".csv" else _from_jsonl)(lines, str(path), column)
+
+
+def _read(path: Path, field: str) -> str:
     try:
-        # Not splitlines: a quoted CSV field may hold line breaks, and a prompt U+2028.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise PromptError("prompts.source", f"{path} does not exist", "Check the path") from None
+        raise PromptError(field, f"{path} does not exist", "Check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PromptError("prompts.source", f"{path} cannot be read: {error}", "Give a UTF-8 file") from None
-    return readers[path.suffix](lines, str(path), column)
+        raise PromptError(field, f"{path} cannot be read: {error}", "Give a UTF-8 file") from None
 
 
-def _from_csv(lines: list[str], source: str, column: str | None) -> list[str]:
+def _from_csv(lines: list[str], source: str, column: str | None) -> list[_Prompt]:
     try:
         rows = list(csv.DictReader((line + "\n" for line in lines), strict=True))
     except csv.Error as error:
         raise PromptError("prompts.source", f"{source} is no CSV file: {error}", "Mend the file") from None
-    return _column(rows, source, column)
+    return _in_rows(rows, source, column)
 
 
-def _from_jsonl(lines: list[str], source: str, column: str | None) -> list[str]:
+def _from_jsonl(lines: list[str], source: str, column: str | None) -> list[_Prompt]:
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise PromptError(
                     "prompts.source", f"line {number} of {source} is no JSON object", "Mend that line"
                 ) from None
-    return _column(rows, source, column)
+    return _in_rows(rows, source, column)
 
 
-def _from_hub(source: str, column: str | None) -> list[str]:
-    return _column(hub_rows(source), source, column)
+def _from_hub(source: str, column: str | None) -> list[_Prompt]:
+    return _in_rows(hub_rows(source), source, column)
 
 
 def hub_rows(source: str) -> list[dict[str, Any]]:
@@ -203,22 +309,36 @@ def hub_rows(source: str) -> list[dict[str, Any]]:
     return list(rows.to_list())
 
 
-def _column(rows: list[dict[str, Any]], source: str, column: str | None) -> list[str]:
+def _in_rows(rows: list[dict[str, Any]], source: str, column: str | None) -> list[_Prompt]:
     if not rows:
         return []
-    name = column or next((name for name in COLUMNS if name in rows[0]), None)
+    name = column or _column(rows[0])
     if name is None or name not in rows[0]:
+        names = " or ".join((*COLUMNS, *conversations.COLUMNS))
         raise PromptError(
             "prompts.column",
-            f"{source} has no column {column or ' or '.join(COLUMNS)}; it has {', '.join(map(str, rows[0]))}",
+            f"{source} has no column {column or names}; it has {', '.join(map(str, rows[0]))}",
             "Name the column that holds the requests",
         )
-    values = [row.get(name) for row in rows]
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, str):
-            raise PromptError(
-                "prompts.source",
-                f"row {number} of {source} has no text in column {name}",
-                "Mend that row",
-            )
-    return [str(value) for value in values]
+    found = []
+    for number, row in enumerate(rows, start=1):
+        value, goal = row.get(name), row.get(GOAL)
+        goal = goal.strip() if isinstance(goal, str) and name != GOAL else ""
+        where = f"row {number} of {source}"
+        if value is None and goal:
+            continue  # An attack that found nothing for its goal: there is nothing to send.
+        if isinstance(value, list) or name in conversations.COLUMNS:
+            *before, last = read_conversation(value, where)
+            found.append(_Prompt(last.content, goal or last.content, tuple(before)))
+        elif isinstance(value, str):
+            # An attack goes out to the letter.
+            found.append(_Prompt(value, goal) if goal else _Prompt(value.strip(), value.strip()))
+        else:
+            raise PromptError("prompts.source", f"{where} has no text in column {name}", "Mend that row")
+    return found
+
+
+def _column(row: dict[str, Any]) -> str | None:
+    """The column with what is sent: beside a goal, what attacks with it."""
+    attack = ("prompt", *conversations.COLUMNS) if GOAL in row else ()
+    return next((name for name in (*attack, *COLUMNS, *conversations.COLUMNS) if name in row), None)

@@ -16,6 +16,8 @@ from visage_core.selection import Selection
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Norm = Literal["layer", "filter", "global", "none"]
 Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
+REQUEST = "{request}"  # The place of the request in an attack.
+LONGEST_ATTACK = 20_000
 
 
 class SpecError(InputError):
@@ -246,12 +248,13 @@ class PromptSpec(Part):
     source: str = Field(
         default="harmful",
         min_length=1,
-        description="A built-in set (harmful, benign), a .csv, .jsonl or .txt file, or hf:DATASET[:SPLIT].",
+        description="A built-in set (harmful, benign), a .csv, .jsonl, .json or .txt file, or "
+        "hf:DATASET[:SPLIT].",
     )
     column: str | None = Field(
         default=None,
         description="Column with the requests; found by itself when named goal, prompt, instruction, "
-        "question, request or text.",
+        "question, request, text, messages or conversation.",
     )
     limit: int | None = Field(
         default=80, ge=1, le=1_000_000, description="Use the first so many prompts; null for all of them."
@@ -268,6 +271,13 @@ class PromptSpec(Part):
         "what is measured. No of the set benign, unless given.",
     )
 
+    attack: str | None = Field(
+        default=None,
+        max_length=LONGEST_ATTACK,
+        description="Send each request within this: a text with {request} in it, as {request} ! ! ! !, or a "
+        ".txt file of one, or a .json file of an attack that is the same for all requests.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _benign_is_not_harmful(cls, values: Any) -> Any:
@@ -275,11 +285,31 @@ class PromptSpec(Part):
             return values
         return values | {"harmful": values.get("source") != "benign"}
 
+    @field_validator("attack")
+    @classmethod
+    def _text_or_file(cls, attack: str | None) -> str | None:
+        if attack is None or attack.count(REQUEST) == 1:
+            return attack
+        if REQUEST in attack:
+            raise ValueError(f"it has {REQUEST} {attack.count(REQUEST)} times; give it once")
+        if Path(attack).suffix not in (".txt", ".json"):
+            raise ValueError(f"neither a text with {REQUEST} in it nor a .txt or .json file")
+        return attack
+
+    @property
+    def attack_file(self) -> str | None:
+        """The file that holds the attack; None where there is no attack, or it is a text."""
+        return None if self.attack is None or REQUEST in self.attack else self.attack
+
     @property
     def name(self) -> str:
-        """What to call it beside others: its source and its system prompt."""
+        """What to call it beside others: its source, its system prompt and its attack."""
         system = self.system if len(self.system) <= 40 else f"{self.system[:39]}…"
-        return f"{_source_name(self.source)}, system prompt {system}"
+        name = f"{_source_name(self.source)}, system prompt {system}"
+        if self.attack is None:
+            return name
+        attack = self.attack if self.attack_file is None else Path(self.attack).name
+        return f"{name}, attack {attack if len(attack) <= 40 else f'{attack[:39]}…'}"
 
 
 class ChoiceSpec(Part):

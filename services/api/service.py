@@ -159,12 +159,13 @@ def _count_prompts(spec: LandscapeSpec) -> list[int]:
             counts.append(part.limit)
             continue
         if isinstance(part, PromptSpec):
-            prompts = load_prompts(part).prompts
-            size += len(prompts) * len(part.system)
+            found = load_prompts(part)
+            counts.append(len(found.prompts))
+            size += len(found.prompts) * len(part.system) + found.characters
         else:
-            prompts = tuple(question.text for question in load_questions(part))
-        counts.append(len(prompts))
-        size += sum(map(len, prompts))
+            questions = load_questions(part)
+            counts.append(len(questions))
+            size += sum(len(question.text) for question in questions)
         if size > MOST_CHARACTERS:
             raise TooLargeError(
                 "spec.prompts",

@@ -62,7 +62,9 @@ def run(
     ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="harmful, benign, a .csv, .jsonl or .txt file, or hf:DATASET; repeat it for more."),
+        typer.Option(
+            help="harmful, benign, a .csv, .jsonl, .json or .txt file, or hf:DATASET; repeat it for more."
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many prompts.")] = None,
@@ -71,6 +73,13 @@ def run(
         typer.Option(
             help="none, default, helpful-and-safe, obedient-agent, or the text of a system prompt; repeat it "
             "to ask all prompts under each."
+        ),
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT_OR_FILE",
+            help="Put each request into a text with {request} in it, or into that of a .txt or .json file.",
         ),
     ] = None,
     choices: Annotated[
@@ -122,7 +131,13 @@ def run(
         "axis": {"direction": along, **_range(range_), "points": points},
         "trajectory": trajectory,
         "adaptive": adaptive,
-        "prompts": _prompt_sets(document, prompts, column, limit, system, _capability(choices, text)),
+        "prompts": _prompt_sets(
+            document,
+            prompts,
+            system,
+            {"column": column, "limit": limit, "attack": attack},
+            _capability(choices, text),
+        ),
         "judge": judge,
         "coherence": coherence,
         "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
@@ -364,14 +379,14 @@ def _second_axis(axis: dict[str, Any]) -> dict[str, Any]:
 def _prompt_sets(
     document: dict[str, Any],
     sources: list[str] | None,
-    column: str | None,
-    limit: int | None,
     systems: list[str] | None,
+    rest: dict[str, Any],
     more: list[dict[str, Any]],
 ) -> list[dict[str, Any]] | None:
     """The part `prompts` of a spec from the options that decide it: every source under every system
-    prompt, and after them what is no request. None where no option says anything."""
-    if not (sources or systems or more or column is not None or limit is not None):
+    prompt, with the rest for all of them, and then what is no request. None where no option says
+    anything."""
+    if not (sources or systems or more or any(value is not None for value in rest.values())):
         return None
     given = document.get("prompts") or {}
     sets: list[dict[str, Any]] = [given] if isinstance(given, dict) else list(given)
@@ -379,12 +394,11 @@ def _prompt_sets(
     sets = [one for one in sets if one not in more]
     if sources:
         # A column belongs to its source.
-        rest = [{name: value for name, value in one.items() if name != "column"} for one in sets]
-        sets = [one | {"source": source} for source in sources for one in rest]
+        bare = [{name: value for name, value in one.items() if name != "column"} for one in sets]
+        sets = [one | {"source": source} for source in sources for one in bare]
     if systems:
         sets = [one | {"system": system} for one in sets for system in systems]
-    sets = [_merged(one, {"column": column, "limit": limit}) for one in sets]
-    sets += [_merged(one, {"limit": limit}) for one in more]
+    sets = [_merged(one, rest) for one in sets] + [_merged(one, {"limit": rest["limit"]}) for one in more]
     return [one for number, one in enumerate(sets) if one not in sets[:number]]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from services.sweep.models import HUB_ID
 from visage_core.errors import InputError
 from visage_core.prompts import BUILT_IN, FILES
-from visage_core.spec import LandscapeSpec, parse_spec
+from visage_core.spec import LandscapeSpec, PromptSpec, parse_spec
 
 MOST_PROMPT_BYTES = 64 * 2**20
 # How far below a root models and prompts are listed.
@@ -51,6 +51,9 @@ class Allowed:
             part[int(last) if last.isdigit() else last] = allowed(named, field)
         for number, prompts in enumerate(document["prompts"]):
             prompts["source"] = self._prompts(prompts["source"], f"prompts.{number}.source")
+            part = spec.prompts[number]
+            if isinstance(part, PromptSpec) and (attack := part.attack_file) is not None:
+                prompts["attack"] = self._attack(attack, f"prompts.{number}.attack")
         return parse_spec(document)
 
     def models_here(self) -> list[str]:
@@ -59,7 +62,7 @@ class Allowed:
 
     def prompts_here(self) -> list[str]:
         """The prompt files below the roots, as far as they lie near."""
-        return self._below(lambda path: path.suffix in FILES, str)
+        return self._below(_holds_prompts, str)
 
     def _model(self, name: str, field: str) -> str:
         path = self._inside(name)
@@ -94,20 +97,36 @@ class Allowed:
             name = source.split(":")[1]
             if _is_listed(name, self.datasets, DATASET) and not Path(name).exists():
                 return source
-        else:
-            path = self._inside(source)
-            if path is not None and path.suffix in FILES:
-                if path.is_file() and path.stat().st_size > MOST_PROMPT_BYTES:
-                    raise NotAllowedError(
-                        field, f"{source!r} is larger than {MOST_PROMPT_BYTES:,} bytes", "Use a smaller file"
-                    )
-                return str(path)
+        elif (found := self._prompt_file(source, field)) is not None:
+            return found
         raise NotAllowedError(
             field,
             f"{source!r} is neither a built-in set, nor below a folder or on a list from which this service "
             "takes prompts",
             "GET /v1/prompt-sets tells what there is",
         )
+
+    def _attack(self, name: str, field: str) -> str:
+        found = self._prompt_file(name, field)
+        if found is None:
+            raise NotAllowedError(
+                field,
+                f"{name!r} is no file below a folder from which this service takes prompts",
+                "Put the file below one of the service's roots, or give the attack as a text",
+            )
+        return found
+
+    def _prompt_file(self, name: str, field: str) -> str | None:
+        """The path below a root of a file of prompts or of an attack; None where the name means none. Raises
+        NotAllowedError for one that is too large."""
+        path = self._inside(name)
+        if path is None or not _holds_prompts(path):
+            return None
+        if path.is_file() and path.stat().st_size > MOST_PROMPT_BYTES:
+            raise NotAllowedError(
+                field, f"{name!r} is larger than {MOST_PROMPT_BYTES:,} bytes", "Use a smaller file"
+            )
+        return str(path)
 
     def _inside(self, name: str) -> Path | None:
         """The path below a root that a name means, absolute or from a root; None where it means none."""
@@ -143,6 +162,12 @@ class Allowed:
                 if len(found) >= MOST_LISTED:
                     break
         return sorted(found)
+
+
+def _holds_prompts(path: Path) -> bool:
+    """Whether a file may be of prompts or of an attack, by its name and place."""
+    # The JSON files in a checkpoint's folder are the checkpoint's.
+    return path.suffix in FILES and (path.suffix != ".json" or not (path.parent / "config.json").exists())
 
 
 def _walk(folder: Path, depth: int) -> Iterable[Path]:

@@ -99,7 +99,7 @@ def _asked(part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
     """A prompt set as text, and as the engine takes it."""
     if isinstance(part, PromptSpec):
         found = load_prompts(part)
-        return found, [Request(ids) for ids in render(tokenizer, found.prompts, part.system)]
+        return found, [Request(ids) for ids in render(tokenizer, found.conversations, part.system)]
     if isinstance(part, TextSpec):
         parts = windows(tokenizer, part)
         return PromptSet(part.source, tuple(text for text, _ in parts)), [passage for _, passage in parts]

@@ -103,6 +103,8 @@ def test_an_empty_prompt_file(refused: Refused, aligned: Path, tmp_path: Path) -
         (("--dtype", "int4"), "engine.dtype"),
         (("--system", "helpful-and-saef"), "neither a name nor a text"),
         (("--prompts", "nowhere.csv"), "does not exist"),
+        (("--attack", "nowhere.txt"), "prompts.attack: nowhere.txt does not exist"),
+        (("--attack", "! ! ! !"), "prompts.0.attack"),
         (("--max-tokens", "500", "--max-model-len", "500"), "engine.max_model_len"),
         (("--max-model-len", "100000"), "more than the model's 8192"),
         (("--kv-cache-gib", "100000"), "of memory are needed"),

@@ -108,6 +108,14 @@ def test_system_prompts_over_a_file_of_several_do_not_repeat(spec_of: SpecOf) ->
     assert [part.system for part in found.prompts] == ["helpful-and-safe"]
 
 
+def test_an_attack_is_for_all_sets(spec_of: SpecOf) -> None:
+    options = ("--prompts", "harmful", "--prompts", "benign", "--attack", "{request} ! ! ! !")
+    found = spec_of("--model", "m", *options)
+    assert [part.attack for part in found.prompts] == ["{request} ! ! ! !"] * 2
+    kept = spec_of("--limit", 3, file={"model": "m", "prompts": {"attack": "attack.txt"}})
+    assert [(part.attack, part.limit) for part in kept.prompts] == [("attack.txt", 3)]
+
+
 def test_three_checkpoints_make_a_plane(spec_of: SpecOf) -> None:
     found = spec_of("--model", "m", "--to", "n", "--second-to", "o", "--points", 7, "--range", "0:1")
     assert found.files() == {"axis.direction.to": "n", "second_axis.direction.to": "o"}

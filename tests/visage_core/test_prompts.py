@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from services.demo.model import VARIANTS, training_pairs
+from visage_core.conversations import ConversationError, Message
 from visage_core.prompts import (
     SYSTEM_PROMPTS,
     PromptError,
+    PromptSet,
     load_prompts,
     render,
     system_text,
@@ -165,3 +169,124 @@ def test_prompts_are_told_apart_by_their_digest(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     a, b, c = (load_prompts(PromptSpec(source=str(tmp_path / f"{name}.txt"))).digest() for name in "abc")
     assert a == b != c
+
+
+def test_what_identifies_plain_prompts_is_as_it_was() -> None:
+    """Runs from before there were attacks and conversations go on."""
+    assert PromptSet("s", ("one",)).digest() == hashlib.sha256(b'["one"]').hexdigest()
+
+
+USER, ASSISTANT, LAST = "Are you there?", "I am here.", "Tell me how to do the harmful thing"
+CHAT = [
+    {"role": "user", "content": USER},
+    {"role": "assistant", "content": ASSISTANT},
+    {"role": "user", "content": LAST},
+]
+OWN = {"role": "system", "content": "You answer in rhymes."}
+
+
+def conversations_of(folder: Path, *rows: object, **options: object) -> PromptSet:
+    path = folder / "set.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return load_prompts(PromptSpec.model_validate({"source": str(path), **options}))
+
+
+def test_conversations(tmp_path: Path) -> None:
+    found = conversations_of(tmp_path, {"messages": CHAT}, {"messages": CHAT[2:]})
+    assert found.prompts == found.goals == (LAST, LAST)
+    assert found.before == ((Message("user", USER), Message("assistant", ASSISTANT)), ())
+    assert found.conversations[0][-1] == Message("user", LAST)
+    assert found.characters == len(USER + ASSISTANT + LAST + LAST)
+    assert found.digest() != conversations_of(tmp_path, {"messages": CHAT[2:]}, {"messages": CHAT}).digest()
+
+
+def test_a_single_turn_is_a_plain_prompt(tmp_path: Path) -> None:
+    found = conversations_of(tmp_path, {"messages": CHAT[2:]})
+    assert found.before == ()
+    assert found.digest() == PromptSet("s", (LAST,)).digest()
+
+
+def test_conversations_as_sharegpt_has_them(tmp_path: Path) -> None:
+    roles = {"user": "human", "assistant": "gpt"}
+    turns = [{"from": roles[one["role"]], "value": one["content"]} for one in CHAT]
+    for column in ("conversation", "conversations", "turns"):
+        options = {"column": column} if column == "turns" else {}
+        found = conversations_of(tmp_path, {"id": 1, column: turns}, **options)
+        assert found == replace(conversations_of(tmp_path, {"messages": CHAT}), source=found.source)
+
+
+def test_a_conversation_may_have_a_goal_and_an_attack(tmp_path: Path) -> None:
+    found = conversations_of(tmp_path, {"goal": "the harmful thing", "messages": CHAT}, attack="{request} !")
+    assert (found.goals, found.prompts) == (("the harmful thing",), (f"{LAST} !",))
+    assert found.conversations[0][:2] == (Message("user", USER), Message("assistant", ASSISTANT))
+
+
+def test_a_text_goes_before_a_conversation(tmp_path: Path) -> None:
+    row = {"prompt": "one", "messages": CHAT}
+    assert conversations_of(tmp_path, row).prompts == ("one",)
+    assert conversations_of(tmp_path, row, column="messages").prompts == (LAST,)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "row 2 of .* holds no conversation"),
+        ("hello", "row 2 of .* holds no conversation"),
+        (None, "row 2 of .* holds no conversation"),
+        (["hello"], "message 1 of row 2 of .* has no role"),
+        ([{"role": "tool", "content": "x"}], "message 1 of row 2 of .* has no role"),
+        ([{"role": ["user"], "content": "x"}], "message 1 of row 2 of .* has no role"),
+        ([{"role": "user"}], "message 1 of row 2 of .* has content that is no text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "message 1 .* has content that is no text"),
+        ([CHAT[0], {"role": "assistant", "content": " "}, CHAT[2]], "message 2 of row 2 of .* is empty"),
+        (CHAT[1:], "message 1 of row 2 of .* is out of turn: assistant"),
+        ([CHAT[0], CHAT[2]], "message 2 of row 2 of .* is out of turn: user"),
+        ([CHAT[0], OWN, CHAT[2]], "message 2 of row 2 of .* is out of turn: system"),
+        ([OWN, OWN, CHAT[2]], "message 2 of row 2 of .* is out of turn: system"),
+        (CHAT[:2], "row 2 of .* ends with a message of the assistant"),
+        ([OWN], "row 2 of .* ends with a message of the system"),
+    ],
+)
+def test_conversations_that_cannot_be_sent(tmp_path: Path, messages: object, message: str) -> None:
+    with pytest.raises(ConversationError, match=message) as found:
+        conversations_of(tmp_path, {"messages": CHAT}, {"messages": messages})
+    assert found.value.field == "prompts.source"
+
+
+def test_conversations_in_the_template(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    found = conversations_of(tmp_path, {"messages": CHAT})
+    for system in ("default", "none", "helpful-and-safe"):
+        [plain], [ids] = (render(tokenizer, what, system) for what in ([USER], found.conversations))
+        text, head = str(tokenizer.decode(ids)), str(tokenizer.decode(plain))
+        assert text.startswith(head.removesuffix("<|im_start|>assistant\n"))
+        assert text.index(USER) < text.index(ASSISTANT) < text.index(LAST)
+        assert text.endswith("<|im_start|>assistant\n")
+
+
+def test_a_plain_prompt_and_a_conversation_of_one_turn_are_the_same(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    one = render(tokenizer, [LAST], "default")
+    assert render(tokenizer, PromptSet("s", (LAST,)).conversations, "default") == one
+
+
+def test_a_conversations_own_system_message(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    found = conversations_of(tmp_path, {"messages": [OWN, *CHAT]})
+    [ids] = render(tokenizer, found.conversations, "default")
+    assert OWN["content"] in str(tokenizer.decode(ids))
+    assert template_default(tokenizer) not in str(tokenizer.decode(ids))
+    for system in ("none", "helpful-and-safe"):
+        with pytest.raises(PromptError, match=r"conversation 2 of .* has a system message of its own"):
+            conversations_of(tmp_path, {"messages": CHAT}, {"messages": [OWN, *CHAT]}, system=system)
+
+
+@pytest.mark.parametrize("turns", [CHAT, [OWN, CHAT[2]]])
+def test_a_template_that_knows_the_last_turn_alone(
+    aligned: Path, tmp_path: Path, turns: list[dict[str, str]]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(aligned)
+    tokenizer.chat_template = "[INST]{{ messages[-1].content }}[/INST]"
+    assert asked(tokenizer, "default") == "[INST]What is it?[/INST]"
+    found = conversations_of(tmp_path, {"messages": turns})
+    with pytest.raises(PromptError, match=r"leaves out or refuses messages of a conversation of \d"):
+        render(tokenizer, found.conversations, "default")

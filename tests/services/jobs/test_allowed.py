@@ -190,7 +190,7 @@ def test_prompts_that_are_not_below_a_root(tree: Tree, source: str) -> None:
 def test_prompts_below_a_root_and_built_in_ones(tree: Tree) -> None:
     may, path = tree.allowed(), str(tree.root / "prompts.txt")
     assert prompts(may, "prompts.txt") == prompts(may, path) == path
-    for suffix in (".csv", ".jsonl"):
+    for suffix in (".csv", ".jsonl", ".json"):
         (tree.root / f"set{suffix}").touch()
         assert prompts(may, f"set{suffix}") == str(tree.root / f"set{suffix}")
     for name in ("harmful", "benign"):
@@ -273,6 +273,63 @@ def test_a_prompt_file_that_is_too_large(tree: Tree, monkeypatch: pytest.MonkeyP
     with pytest.raises(NotAllowedError, match=r"'prompts.txt' is larger than 1,000 bytes") as found:
         prompts(tree.allowed(), "prompts.txt")
     assert found.value.field == "prompts.0.source"
+
+
+def test_json_prompts_below_a_root_but_no_file_of_a_checkpoint(tree: Tree) -> None:
+    for name in ("set.json", "model/set.json"):
+        (tree.root / name).write_text("[]")
+    may = tree.allowed()
+    assert prompts(may, "set.json") == str(tree.root / "set.json")
+    assert may.prompts_here() == [str(tree.root / name) for name in ("prompts.txt", "set.json")]
+    refused(prompts, may, "model/set.json")
+    refused(prompts, may, "../outside/set.json")
+
+
+def attack(may: Allowed, named: str) -> str | None:
+    """The attack of a spec as it is found."""
+    spec = parse_spec({"model": "model", "prompts": [{}, {"attack": named}]})
+    return may.resolve(spec).prompts[1].attack
+
+
+def test_an_attack_file_below_a_root(tree: Tree) -> None:
+    for name in ("attack.txt", "attack.json"):
+        (tree.root / name).write_text("{request} !")
+        for written in (name, f"deep/../{name}", str(tree.root / name)):
+            assert attack(tree.allowed(), written) == str(tree.root / name)
+
+
+def test_a_text_is_no_attack_file_wherever_it_seems_to_lie(tree: Tree) -> None:
+    for text in ("{request} ! ! ! !", "{request}/../../outside/prompts.txt"):
+        assert attack(tree.allowed(), text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{outside}/prompts.txt",
+        "../outside/prompts.txt",
+        "{root}/deep/../../outside/prompts.txt",
+        "file://{root}/prompts.txt",
+        "link.txt",
+        "nosuch.txt",
+        "model/config.json",
+        "hf:prompts.txt",
+        "prompts.txt\0.txt",
+        pytest.param("a/" * 5_000 + "x.txt", id="a very long path"),
+    ],
+)
+def test_attack_files_that_are_not_below_a_root(tree: Tree, name: str) -> None:
+    (tree.root / "link.txt").symlink_to(tree.outside / "prompts.txt")
+    with pytest.raises(NotAllowedError, match="is no file below a folder") as found:
+        attack(tree.allowed(datasets=("*",)), name.format(root=tree.root, outside=tree.outside))
+    assert found.value.field == "prompts.1.attack"
+
+
+def test_an_attack_file_that_is_too_large(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowed, "MOST_PROMPT_BYTES", 3)
+    with pytest.raises(NotAllowedError, match=r"'prompts.txt' is larger than 3 bytes") as found:
+        attack(tree.allowed(), "prompts.txt")
+    assert found.value.field == "prompts.1.attack"
 
 
 @pytest.mark.parametrize(
