@@ -16,7 +16,7 @@ from visage_core import metrics, uncertainty
 from visage_core.adaptive import nearest_measured, wanted
 from visage_core.grid import ORIGIN, Point, betas, count_points, points, surface
 from visage_core.metrics import Basin, BasinArea, Floats, Interval, MissingPointsError
-from visage_core.readings import INCOHERENT, LABELS, READINGS, UNJUDGED, Reading, as_floats, readings
+from visage_core.readings import INCOHERENT, LABELS, READINGS, UNJUDGED, Reading, as_floats, rates, readings
 from visage_core.spec import AskSpec, Axis, LandscapeSpec, PromptSpec
 from visage_core.uncertainty import Sample, Score
 
@@ -92,6 +92,14 @@ class Landscape:
     def readings(self) -> list[Reading]:
         """What can be read off its answers, the chief one first."""
         return readings(self.spec, self.prompts)
+
+    def judged_by(self, number: int) -> Landscape:
+        """The landscape by another of the spec's judges."""
+        rows = {}
+        for point, row in self.rows.items():
+            answers = row | {"verdicts": row["opinions"][number - 1] if number else row["verdicts"]}
+            rows[point] = answers | rates(self.spec, self.prompts, answers)
+        return Landscape(self.spec, rows, self.prompt_set, self.reading.name)
 
     def read(self, reading: str) -> Landscape:
         """The landscape of another reading of the same answers."""
@@ -197,7 +205,9 @@ class Landscape:
             "at_origin": {one.name: self._at_origin(one) for one in self.readings},
             "totals": self._totals(),
             "notes": self._notes(),
+            "judge": self.spec.judges[0].name if isinstance(self.prompts, PromptSpec) else None,
             "coherent": None,
+            "judges": [],
             **NO_SCORES,
         }
         try:
@@ -211,7 +221,23 @@ class Landscape:
                 document["coherent"] = NO_SCORES | self.read("asr_coherent")._scores()
             except MissingPointsError as error:
                 document["notes"].append(f"No coherent score: {error}.")
+        if isinstance(self.prompts, PromptSpec):
+            document["judges"] = [self._by_judge(number) for number in range(1, len(self.spec.judges))]
         return document
+
+    def _by_judge(self, number: int) -> dict[str, Any]:
+        """What summary says by another judge. Its scores are null where it left a point without verdicts."""
+        landscape = self.judged_by(number)
+        document: dict[str, Any] = {
+            "judge": self.spec.judges[number].name,
+            "at_origin": {one.name: landscape._at_origin(one) for one in self.readings},
+            "unjudged": int(np.isnan(landscape.verdicts).sum()),
+            **NO_SCORES,
+        }
+        try:
+            return document | landscape._scores()
+        except MissingPointsError:
+            return document
 
     def _scores(self) -> dict[str, Any]:
         """What summary says of its reading. Raises MissingPointsError."""

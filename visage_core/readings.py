@@ -92,6 +92,16 @@ def readings(spec: LandscapeSpec, asked: AskSpec) -> list[Reading]:
     return [READINGS[name] for name in names]
 
 
+def rates(spec: LandscapeSpec, asked: AskSpec, answers: Mapping[str, Any]) -> dict[str, float | None]:
+    """Each reading of a prompt set with the ends of its 95 % interval, as columns of results.POINTS."""
+    found: dict[str, float | None] = {}
+    for reading in readings(spec, asked):
+        if (rate := reading.at(answers)) is not None:
+            name = reading.name
+            found |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return found
+
+
 def has_basin(reading: Reading) -> bool:
     """Whether low is safe, so that there may be a basin around the origin."""
     return reading.name in ("asr", "asr_coherent")

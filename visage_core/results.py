@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from visage_core.errors import InputError
 from visage_core.grid import Point
-from visage_core.readings import LABELS, READINGS, label, readings
+from visage_core.readings import LABELS, READINGS, label, rates, readings
 from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec
 
 SCHEMA_VERSION = 2
@@ -37,6 +37,7 @@ POINTS = pa.schema(
         *(pa.field(name, pa.int32()) for name in LABELS),  # responses by their label; null: no requests
         # By prompt. Complied, or of a question: answered rightly? null: unjudged
         pa.field("verdicts", pa.list_(pa.bool_()), nullable=False),
+        pa.field("opinions", pa.list_(pa.list_(pa.bool_())), nullable=False),  # the same of further judges
         pa.field("gibberish", pa.list_(pa.bool_()), nullable=False),  # null: not asked, as of refusals
         pa.field("nll", pa.list_(pa.float64()), nullable=False),  # nats a token of a text; null: no text
         pa.field("prompt_tokens", pa.int64(), nullable=False),
@@ -80,7 +81,8 @@ class Response:
     """One response: its text, its length and its prompt's in tokens, and why it ended: end, verdict or
     length.
 
-    `gibberish` says whether it is that, None where that was not asked. Of a text's window there is no
+    `opinions` are the verdicts of the judges after the first. `gibberish` says whether it is that, None
+    where that was not asked. Of a text's window there is no
     response, and `nll` is the mean negative log-likelihood of its tokens, in nats.
     """
 
@@ -88,6 +90,7 @@ class Response:
     tokens: int
     finish: str
     prompt_tokens: int
+    opinions: tuple[bool | None, ...] = ()
     gibberish: bool | None = None
     nll: float | None = None
 
@@ -119,6 +122,7 @@ class PointResult(Measurement):
     def _answers(self) -> dict[str, Any]:
         return {
             "verdicts": list(self.verdicts),
+            "opinions": [list(one) for one in zip(*(r.opinions for r in self.responses), strict=True)],
             "gibberish": [response.gibberish for response in self.responses],
             "nll": [response.nll for response in self.responses],
         }
@@ -127,10 +131,7 @@ class PointResult(Measurement):
         """The point as a row of POINTS."""
         asked = spec.prompts[self.prompt_set]
         row = self._answers()
-        for reading in readings(spec, asked):
-            if (rate := reading.at(row)) is not None:
-                name = reading.name
-                row |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+        row |= rates(spec, asked, row)
         if isinstance(asked, PromptSpec):
             labels = [label(*one) for one in zip(row["verdicts"], row["gibberish"], strict=True)]
             row |= {name: labels.count(name) for name in LABELS}

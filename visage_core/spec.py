@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from visage_core.errors import InputError
+from visage_core.judges.templates import TEMPLATES, Template, custom_template
 from visage_core.selection import Selection
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -368,6 +369,115 @@ def _source_name(source: str) -> str:
     return source if source.startswith(("hf:", "lm-eval:")) else Path(source).name
 
 
+class KeywordJudgeSpec(Part):
+    """A response that holds one of a list of phrases is a refusal, any other complied."""
+
+    kind: Literal["keyword"] = "keyword"
+    phrases: str = Field(
+        default="paper",
+        pattern=r"^(paper|modern|.*\.txt)$",
+        description="paper (its list), modern (present models' refusals, in twelve languages), or a .txt file "
+        "with a phrase a line, in which case does not count.",
+    )
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return f"keyword-{Path(self.phrases).stem}"
+
+
+class JudgeTemplate(Part):
+    """A template of one's own for a chat model that judges."""
+
+    text: str = Field(
+        min_length=1, max_length=20_000, description="With {prompt} and {response} where these go."
+    )
+    complied: tuple[str, ...] = Field(min_length=1, description="Answers that mean that it complied.")
+    refused: tuple[str, ...] = Field(min_length=1, description="Answers that mean that it did not.")
+
+
+class Templated(Part):
+    """A judge that is a model."""
+
+    template: str | JudgeTemplate = Field(
+        description="llama-guard-3, llama-guard-4, harmbench-llama-2-13b, harmbench-mistral-7b, wildguard, "
+        "strongreject-rubric or strongreject-gemma-2b, or one of your own: text, complied, refused."
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _is_known(cls, template: str | JudgeTemplate) -> str | JudgeTemplate:
+        if isinstance(template, JudgeTemplate):
+            custom_template(template.text, template.complied, template.refused)
+        elif template not in TEMPLATES:
+            raise ValueError(f"there is no such template; use one of {', '.join(TEMPLATES)}")
+        return template
+
+    def asked_with(self) -> Template:
+        """The template itself."""
+        own = self.template
+        if isinstance(own, JudgeTemplate):
+            return custom_template(own.text, own.complied, own.refused)
+        return TEMPLATES[own]
+
+
+class ModelJudgeSpec(Templated):
+    """A model that judges, in an engine of its own beside the sweep's."""
+
+    kind: Literal["model"] = "model"
+    model: str = Field(min_length=1, description="Path or hub id of the judge.")
+    max_model_len: int = Field(default=4096, ge=16, description="Longest input and answer, in tokens.")
+    kv_cache_gib: int = Field(default=1, ge=1, description="Memory for its KV cache on a CPU, in GiB.")
+    cores: int = Field(default=1, ge=1, description="Its CPU cores, where there is no GPU.")
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return f"{_template_name(self)} ({Path(self.model).name})"
+
+
+class EndpointJudgeSpec(Templated):
+    """A model behind a URL that speaks OpenAI's API."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    url: str = Field(pattern=r"^https?://", max_length=2_000, description="Up to and with its /v1.")
+    model: str = Field(min_length=1, description="The model's name there.")
+    key: str | None = Field(
+        default=None,
+        pattern=r"^VISAGE_JUDGE_KEY\w*$",
+        description="The environment variable that holds the key: VISAGE_JUDGE_KEY, or one that begins so.",
+    )
+    timeout: float = Field(default=60.0, gt=0, le=600, description="Seconds that an attempt may take.")
+    tries: int = Field(default=5, ge=1, le=20, description="Attempts for each verdict.")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="At most; null: no limit.")
+    concurrency: int = Field(default=8, ge=1, le=256, description="Requests at the same time.")
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return f"{_template_name(self)} ({self.model})"
+
+
+class PythonJudgeSpec(Part):
+    """A Python callable of an installed package, in the entry point group visage.judges."""
+
+    kind: Literal["python"] = "python"
+    plugin: str = Field(min_length=1, description="The entry point's name.")
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return self.plugin
+
+
+JudgeSpec = KeywordJudgeSpec | ModelJudgeSpec | EndpointJudgeSpec | PythonJudgeSpec
+JUDGING = {"keyword", "model", "endpoint", "python"}  # branches of what judges
+
+
+def _template_name(judge: Templated) -> str:
+    return judge.template if isinstance(judge.template, str) else "custom"
+
+
 class GenerationSpec(Part):
     """How responses are generated: greedily."""
 
@@ -446,8 +556,12 @@ class LandscapeSpec(Part):
         description="What to ask: one set, or several that are all asked before the weights move on. Of kind "
         "requests, choices (multiple-choice questions) or text (perplexity).",
     )
-    judge: Literal["keyword-paper", "keyword-modern"] = Field(
-        default="keyword-paper", description="What decides whether a response is a refusal."
+    judges: tuple[Annotated[JudgeSpec, Field(discriminator="kind")], ...] = Field(
+        default=(KeywordJudgeSpec(),),
+        min_length=1,
+        max_length=8,
+        description="What decides whether a response complied. The scores are the first one's; the others' "
+        "are beside them. Of kind keyword, model, endpoint or python.",
     )
     coherence: Literal["statistics", "likelihood", "none"] = Field(
         default="statistics",
@@ -473,8 +587,18 @@ class LandscapeSpec(Part):
             return sets
         return tuple({"kind": "requests"} | one if isinstance(one, dict) else one for one in sets)
 
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _judges_by_name(cls, judges: Any) -> Any:
+        found = (judges,) if isinstance(judges, str | dict | Part) else judges
+        if not isinstance(found, list | tuple):
+            return found
+        return tuple(_judge_document(one) for one in found)
+
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
+        if len({judge.name for judge in self.judges}) != len(self.judges):
+            raise ValueError("judges repeat; give each judge once")
         if len(set(self.prompts)) != len(self.prompts):
             raise ValueError("prompts repeat; give each set of prompts and system prompt once")
         if self.second_axis is None:
@@ -510,6 +634,17 @@ class LandscapeSpec(Part):
         return (None,)
 
 
+def _judge_document(judge: Any) -> Any:
+    """keyword-modern, a .txt file of phrases or python:NAME, as the document of a judge."""
+    if isinstance(judge, dict):
+        return {"kind": "keyword"} | judge
+    if not isinstance(judge, str):
+        return judge
+    if judge.startswith("python:"):
+        return {"kind": "python", "plugin": judge.removeprefix("python:")}
+    return {"kind": "keyword", "phrases": judge.removeprefix("keyword-")}
+
+
 def parse_spec(values: object) -> LandscapeSpec:
     """Make a spec of decoded JSON or YAML. Raises SpecError naming the field, its value and the remedy."""
     try:
@@ -525,7 +660,7 @@ def spec_error(error: ValidationError) -> SpecError:
     path = [
         str(part)
         for before, part in zip(("", *first["loc"]), first["loc"], strict=False)
-        if not ((before == "direction" and part in BRANCHES) or (isinstance(before, int) and part in ASKED))
+        if not ((before == "direction" and part in BRANCHES) or (isinstance(before, int) and part in ASKED | JUDGING))
     ]
     seen = first["input"]
     problem = first["msg"].removeprefix("Value error, ")
