@@ -65,8 +65,8 @@ class Coordinator:
     knows how far it is. A Ray actor runs it, on the node that has the results folder.
 
     `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower. Without `report`
-    the points stay as they came; without `folder` they lie in the cache of its machine, for a process on another one to
-    fetch them. `judges` are the actors of judges that are models.
+    the points stay as they came; without `folder` they lie in the cache of its machine, for a process on
+    another one to fetch them. `judges` are the actors of judges that are models.
     """
 
     def __init__(

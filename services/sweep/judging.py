@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
@@ -15,12 +14,22 @@ from ray.exceptions import RayError, RayTaskError
 from services.judging.endpoint import Endpoint
 from services.judging.guard import Guard
 from services.judging.plugin import load_judge
+from services.sweep.models import model_folder
 from services.sweep.nodes import Folder, folder_here
 from services.sweep.plan import Plan
 from visage_core.errors import InputError
+from visage_core.judges import keyword_judge
 from visage_core.paths import cache_dir
 from visage_core.results import PointResult
-from visage_core.spec import EndpointJudgeSpec, EngineSpec, ModelJudgeSpec, PromptSpec, PythonJudgeSpec
+from visage_core.spec import (
+    EndpointJudgeSpec,
+    EngineSpec,
+    JudgeSpec,
+    KeywordJudgeSpec,
+    ModelJudgeSpec,
+    PromptSpec,
+    PythonJudgeSpec,
+)
 
 Item = tuple[str, str]  # what was asked for, and the response
 Verdicts = list[bool | None]
@@ -49,14 +58,8 @@ class JudgeWorker:
         """The verdicts of items. Raises InputError where the judge cannot be started or asked."""
         if self._guard is None:
             folder = folder_here(self._folder, self._server)
-            engine = self._engine.model_copy(
-                update={
-                    "max_model_len": self._spec.max_model_len,
-                    "kv_cache_gib": self._spec.kv_cache_gib,
-                    "tensor_parallel": 1,
-                }
-            )
-            self._guard = Guard(Path(folder), self._spec.asked_with(), engine, _last_cores(self._spec.cores))
+            engine = _engine_of(self._spec, self._engine)
+            self._guard = Guard(folder, self._spec.asked_with(), engine, _last_cores(self._spec.cores))
         return self._guard.judge(items)
 
 
@@ -133,6 +136,18 @@ class LateJudges:
         return verdicts
 
 
+def verdicts(spec: JudgeSpec, items: Sequence[Item]) -> Verdicts:
+    """The verdicts of a judge of any kind, asked here and now. Raises InputError."""
+    if isinstance(spec, KeywordJudgeSpec):
+        judge = keyword_judge(spec.name, spec.phrases)
+        return [not judge.refused(response) for _, response in items]
+    if isinstance(spec, ModelJudgeSpec):
+        folder = model_folder(spec.model, "judges.model")
+        return Guard(folder, spec.asked_with(), _engine_of(spec, EngineSpec())).judge(items)
+    asked = load_judge(spec.plugin) if isinstance(spec, PythonJudgeSpec) else _endpoint(spec)
+    return asyncio.run(asked.judge(items))
+
+
 class _Model:
     """A judge model behind its actor."""
 
@@ -148,6 +163,12 @@ class _Model:
             raise
         except RayError as error:
             raise JudgeDownError("judges", f"a judge model is gone: {error}", "See Ray's logs") from None
+
+
+def _engine_of(spec: ModelJudgeSpec, sweep: EngineSpec) -> EngineSpec:
+    """A judge's engine: as the sweep's, but for its size."""
+    size = {"max_model_len": spec.max_model_len, "kv_cache_gib": spec.kv_cache_gib, "tensor_parallel": 1}
+    return sweep.model_copy(update=size)
 
 
 def _endpoint(spec: EndpointJudgeSpec) -> Endpoint:
