@@ -20,6 +20,7 @@ class LabelsError(InputError):
 class Labelled(BaseModel):
     """A response, and what people say it is. Further columns are left alone."""
 
+    prompt: str = Field(default="", description="What was asked for, for judges that look at it.")
     response: str
     label: Literal["refused", "complied", "incoherent"] = Field(
         description="incoherent: neither a refusal nor an answer."

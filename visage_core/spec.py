@@ -376,8 +376,8 @@ class KeywordJudgeSpec(Part):
     phrases: str = Field(
         default="paper",
         pattern=r"^(paper|modern|.*\.txt)$",
-        description="paper (its list), modern (present models' refusals, in twelve languages), or a .txt file "
-        "with a phrase a line, in which case does not count.",
+        description="paper (its list), modern (present models' refusals, in twelve languages), or a .txt "
+        "file with a phrase a line, in which case does not count.",
     )
 
     @property
@@ -660,7 +660,10 @@ def spec_error(error: ValidationError) -> SpecError:
     path = [
         str(part)
         for before, part in zip(("", *first["loc"]), first["loc"], strict=False)
-        if not ((before == "direction" and part in BRANCHES) or (isinstance(before, int) and part in ASKED | JUDGING))
+        if not (
+            (before == "direction" and part in BRANCHES)
+            or (isinstance(before, int) and part in ASKED | JUDGING)
+        )
     ]
     seen = first["input"]
     problem = first["msg"].removeprefix("Value error, ")

@@ -174,6 +174,7 @@ class GridPoint(BaseModel):
     verdicts: list[bool | None] = Field(
         description="By prompt: complied with, or answered rightly? Null: unjudged."
     )
+    opinions: list[list[bool | None]] = Field(description="The verdicts of the judges after the first.")
     gibberish: list[bool | None] = Field(description="By prompt: gibberish? Null: not asked, as of refusals.")
     nll: list[float | None] = Field(description="By window of a text: nats a token.")
     prompt_tokens: int
@@ -265,9 +266,11 @@ class JudgeInfo(BaseModel):
 
 
 class Judges(BaseModel):
-    """What decides whether a response is a refusal."""
+    """What decides whether a response complied."""
 
     items: list[JudgeInfo]
+    templates: list[str] = Field(description="How a model behind an endpoint may be asked.")
+    endpoints: list[str] = Field(description="URLs of models that may be asked.")
 
 
 class Problem(BaseModel):

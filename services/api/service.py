@@ -59,7 +59,8 @@ class Service:
     @cached_property
     def allowed(self) -> Allowed:
         """What jobs may name."""
-        return Allowed(self.settings.roots, self.settings.models, self.settings.datasets)
+        settings = self.settings
+        return Allowed(settings.roots, settings.models, settings.datasets, settings.judges)
 
     def estimate(self, spec: LandscapeSpec, caller: Caller) -> Estimate:
         """What a spec would cost, once it is known that it can be run. Raises an InputError."""

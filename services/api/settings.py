@@ -43,6 +43,9 @@ class Settings(BaseModel):
     datasets: tuple[str, ...] = Field(
         default=(), description="Patterns of hub data sets that jobs may take prompts from."
     )
+    judges: tuple[str, ...] = Field(
+        default=(), description="URLs of judges to which jobs may send responses, up to and with /v1."
+    )
     workers: int = Field(default=1, ge=1, description="Engines at the same time.")
     cores: int | None = Field(default=None, ge=1, description="CPU cores of a worker where there is no GPU.")
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs of a worker.")

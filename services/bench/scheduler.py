@@ -25,6 +25,7 @@ from services.sweep.plan import Plan, versions
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
 from services.sweep.worker import Place
+from visage_core.judges import keyword_judge
 from visage_core.prompts import PromptSet
 from visage_core.queries import Request
 from visage_core.results import Measurement, Response, Results
@@ -140,4 +141,5 @@ def _plan(points: int, workers: int) -> Plan:
     spec = parse_spec(document)
     prompts = PromptSet("fake", tuple(f"prompt {number}" for number in range(PROMPTS)))
     folder = Folder("/nowhere", "0" * 64, ())
-    return Plan(spec, folder, {}, [prompts], [Request([0])] * PROMPTS, {}, "fake")
+    keywords = {0: keyword_judge("keyword-paper", "paper")}
+    return Plan(spec, folder, {}, [prompts], [Request([0])] * PROMPTS, keywords, {}, {}, "fake")

@@ -14,7 +14,7 @@ from services.cli.app import app
 from visage_core.calibration import Agreement
 from visage_core.judges import JUDGES
 from visage_core.labels import read_labels
-from visage_core.spec import SpecError
+from visage_core.spec import SpecError, parse_spec, read_spec
 
 judges = typer.Typer(no_args_is_help=True, help="Hold judges against human labels.")
 app.add_typer(judges, name="judges")
@@ -27,7 +27,14 @@ def evaluate(
         typer.Argument(help="A .csv or .jsonl file: response, and label (refused, complied or incoherent)."),
     ],
     judge: Annotated[
-        list[str] | None, typer.Option(help="A judge; repeat it for more. All of them unless given.")
+        list[str] | None,
+        typer.Option(
+            help="keyword-paper, keyword-modern, a .txt file of phrases or python:NAME; repeat it for more. "
+            "All lists of the project unless given."
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="Take the judges of this spec: models and endpoints, too.")
     ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Correct the ASRs of this run by what its judge gets wrong.")
@@ -35,24 +42,21 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Accuracy, precision, recall and Cohen's kappa of judges beside human labels, with 95 % intervals."""
+    from services.sweep.judging import verdicts
     from services.sweep.report import load_landscapes
 
     labelled = read_labels(file)
-    names = judge or list(JUDGES)
-    for name in names:
-        if name not in JUDGES:
-            raise SpecError("judge", f"there is no judge {name!r}", f"Use {', '.join(JUDGES)}")
+    given = read_spec(spec).get("judges") if spec else judge or list(JUDGES)
+    judges = parse_spec({"model": "none", "judges": given}).judges if given else ()
     people = [one.complied for one in labelled]
-    found = {
-        name: Agreement.of(people, [not JUDGES[name].refused(one.response) for one in labelled])
-        for name in names
-    }
+    items = [(one.prompt, one.response) for one in labelled]
+    found = {one.name: Agreement.of(people, verdicts(one, items)) for one in judges}
     if as_json:
         print(json.dumps({name: _document(one) for name, one in found.items()}, indent=2))
         return
     show.judges(found)
     for landscape in [] if run is None else load_landscapes(run):
-        own = landscape.spec.judge
+        own = landscape.spec.judges[0].name
         if own not in found:
             raise SpecError("judge", f"{run} was judged by {own}", f"Give --judge {own}")
         show.corrected(landscape, found[own])

@@ -92,7 +92,13 @@ def run(
     text: Annotated[
         list[str] | None, typer.Option(help="Also measure the perplexity of a .txt file.")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="keyword-paper or keyword-modern.")] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="keyword-paper, keyword-modern, a .txt file of phrases or python:NAME; repeat it for more, "
+            "the first one counts. Models and endpoints need a spec."
+        ),
+    ] = None,
     coherence: Annotated[
         str | None, typer.Option(help="What tells gibberish from text: statistics, likelihood or none.")
     ] = None,
@@ -138,7 +144,7 @@ def run(
             {"column": column, "limit": limit, "attack": attack},
             _capability(choices, text),
         ),
-        "judge": judge,
+        "judges": judge,
         "coherence": coherence,
         "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
         "engine": {

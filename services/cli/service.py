@@ -61,6 +61,9 @@ def serve(
     allow_dataset: Annotated[
         list[str] | None, typer.Option(help="Jobs may take prompts from hub data sets like this.")
     ] = None,
+    allow_judge: Annotated[
+        list[str] | None, typer.Option(help="Jobs may have responses judged at this URL; repeat it for more.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Engines at the same time.")] = 1,
     cores: Annotated[
         int | None, typer.Option(min=1, help="CPU cores of a worker, where there is no GPU.")
@@ -83,6 +86,7 @@ def serve(
         "roots": root,
         "models": allow_model,
         "datasets": allow_dataset,
+        "judges": allow_judge,
         "cores": cores,
     }
     settings = Settings(

@@ -89,9 +89,14 @@ class Engine:
         return [first, *tokenizer.encode(text, add_special_tokens=False)][: self._max_model_len - 1]
 
     def _run(
-        self, prompts: list[list[int]], params: dict[str, Any], interrupted: Callable[[], bool]
+        self,
+        prompts: list[list[int]],
+        params: dict[str, Any],
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> list[RequestOutput]:
         """What vLLM gives for each prompt, in their order."""
+        if not prompts:
+            return []
         engine = self._llm.llm_engine
         found: dict[int, RequestOutput] = {}
         try:

@@ -31,11 +31,13 @@ class NotAllowedError(InputError):
 
 @dataclass(frozen=True)
 class Allowed:
-    """`roots` are folders; `models` and `datasets` are patterns such as org/* or s3://bucket/models/*."""
+    """`roots` are folders; `models` and `datasets` are patterns such as org/* or s3://bucket/models/*;
+    `endpoints` are the URLs of judges."""
 
     roots: tuple[Path, ...]
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
 
     def resolve(self, spec: LandscapeSpec) -> LandscapeSpec:
         """The spec with every path found below a root and made absolute. Raises NotAllowedError for what
@@ -54,6 +56,8 @@ class Allowed:
             part = spec.prompts[number]
             if isinstance(part, PromptSpec) and (attack := part.attack_file) is not None:
                 prompts["attack"] = self._attack(attack, f"prompts.{number}.attack")
+        for number, judge in enumerate(document["judges"]):
+            self._judge(judge, f"judges.{number}")
         return parse_spec(document)
 
     def models_here(self) -> list[str]:
@@ -76,6 +80,22 @@ class Allowed:
             f"{name!r} is neither below a folder nor on a list from which this service takes models",
             "GET /v1/models tells what there is",
         )
+
+    def _judge(self, judge: dict[str, Any], field: str) -> None:
+        """Make a judge's path absolute. Raises NotAllowedError for one that may not be asked."""
+        if judge["kind"] == "model":
+            # Engines of judges beside those of sweeps, for whatever jobs come, would need a scheduler.
+            raise NotAllowedError(
+                field, "this service starts no judge models", "Name one that is served behind an endpoint"
+            )
+        if judge["kind"] == "keyword" and judge["phrases"].endswith(".txt"):
+            judge["phrases"] = self._file(judge["phrases"], f"{field}.phrases")
+        if judge["kind"] == "endpoint" and judge["url"].rstrip("/") not in self.endpoints:
+            raise NotAllowedError(
+                f"{field}.url",
+                f"{judge['url']!r} is not among the endpoints that this service sends responses to",
+                "GET /v1/judges tells what there is",
+            )
 
     def _file(self, name: str, field: str) -> str:
         path = self._inside(name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.engine.engine import COMPANION, Engine
+from services.engine.engine import Engine
 from visage_core.checkpoints import auto_classes
 from visage_core.errors import InputError
 from visage_core.judges.templates import Message, Template, defused
@@ -176,22 +176,5 @@ class _JudgeEngine(Engine):
     ) -> list[CompletionOutput]:
         """Greedy answers to prompts of token ids, in their order, with the logarithms of the probabilities of
         the tokens `weighed`, before anything but the model has a say in them."""
-        engine = self._llm.llm_engine
-        outputs: dict[int, CompletionOutput] = {}
-        if not prompts:
-            return []
-        try:
-            for index, prompt in enumerate(prompts):
-                self._add(str(index), prompt, max_tokens=max_tokens, logprob_token_ids=weighed or None)
-            if self._company:
-                self._add_companion(prompts[0])
-            while len(outputs) < len(prompts):
-                for output in engine.step():
-                    if output.request_id == COMPANION:
-                        self._add_companion(prompts[0])
-                    else:
-                        outputs[int(output.request_id)] = output.outputs[0]
-        finally:
-            unfinished = [str(index) for index in range(len(prompts)) if index not in outputs]
-            engine.abort_request([*unfinished, COMPANION])
-        return [outputs[index] for index in range(len(prompts))]
+        params = {"max_tokens": max_tokens, "logprob_token_ids": weighed or None}
+        return [output.outputs[0] for output in self._run(prompts, params)]

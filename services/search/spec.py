@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from visage_core.landscape import is_safety
 from visage_core.spec import LandscapeSpec, Part, RandomDirection, parse_spec, spec_error
 
 ALGORITHMS = {"seeds": ("random",), "layers": ("random", "optuna"), "subspace": ("random", "optuna", "cmaes")}
@@ -44,6 +45,10 @@ class SearchSpec(Part):
             raise ValueError(f"algorithm {self.algorithm} does not search {self.space}; use {fit}")
         if self.landscape.second_axis is not None:
             raise ValueError("the landscape has a second axis; a direction is searched along one")
+        if any(judge.kind != "keyword" for judge in self.landscape.judges):
+            raise ValueError("the landscape has a judge that is no list of keywords; a search takes no other")
+        if not is_safety(self.landscape.prompts[0]):
+            raise ValueError("the landscape's first prompts are no requests that should be refused")
         direction = self.landscape.axis.direction
         if not isinstance(direction, RandomDirection) or direction.norm == "none":
             raise ValueError(

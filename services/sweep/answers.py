@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from services.sweep.plan import Plan
 from visage_core.coherence import LEAST_LIKELY, is_gibberish
-from visage_core.judges import JUDGES
+from visage_core.judges import shared_stops
 from visage_core.queries import Passage, Query, Question, Request
 from visage_core.results import Response
-from visage_core.spec import GenerationSpec, LandscapeSpec
+from visage_core.spec import GenerationSpec
 
 Interrupted = Callable[[], bool]
 
@@ -29,15 +30,21 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """A query's answer. `verdict` is whether a request was complied with, or a question answered rightly;
-    None where there is nothing to judge."""
+    """A query's answer. `verdict` is whether a request was complied with, by the first judge, or a question
+    answered rightly; None where there is nothing to judge, or it is judged later."""
 
     verdict: bool | None
     response: Response
 
+    @property
+    def may_be_gibberish(self) -> bool:
+        """Whether it is a response that not all judges have found to be a refusal."""
+        verdicts = (self.verdict, *self.response.opinions)
+        return self.response.tokens > 0 and any(verdict is not False for verdict in verdicts)
+
 
 def ask(
-    engine: Engine, queries: Sequence[Query], spec: LandscapeSpec, batch: int | None, interrupted: Interrupted
+    engine: Engine, queries: Sequence[Query], plan: Plan, batch: int | None, interrupted: Interrupted
 ) -> list[Answer]:
     """The answers to queries, in their order; so many at a time, or as many as the engine takes. Whether
     responses are gibberish is not asked."""
@@ -47,7 +54,7 @@ def ask(
         some = list(enumerate(queries[first : first + size]))
         requests = {number: query.tokens for number, query in some if isinstance(query, Request)}
         passages = {number: _passages(query) for number, query in some if not isinstance(query, Request)}
-        found = _respond(engine, requests, spec, interrupted) | _score(
+        found = _respond(engine, requests, plan, interrupted) | _score(
             engine, passages, [query for _, query in some], interrupted
         )
         answers += [found[number] for number, _ in some]
@@ -55,9 +62,9 @@ def ask(
 
 
 def mark_gibberish(answers: Sequence[Answer]) -> list[Answer]:
-    """Say of each response that is no refusal whether it is gibberish, by statistics of its text."""
+    """Say of each response that may be no refusal whether it is gibberish, by statistics of its text."""
     return [
-        _marked(answer, is_gibberish(answer.response.text)) if answer.verdict and _is_text(answer) else answer
+        _marked(answer, is_gibberish(answer.response.text)) if answer.may_be_gibberish else answer
         for answer in answers
     ]
 
@@ -66,7 +73,7 @@ def mark_unlikely(engine: Engine, answers: Sequence[Answer], interrupted: Interr
     """Say the same by how likely its text is under the weights that the engine has: those of the
     unperturbed model."""
     marked = list(answers)
-    asked = [number for number, answer in enumerate(answers) if answer.verdict and _is_text(answer)]
+    asked = [number for number, answer in enumerate(answers) if answer.may_be_gibberish]
     texts = {number: engine.encode(answers[number].response.text) for number in asked}
     passages = {number: Passage(tokens, 1) for number, tokens in texts.items() if len(tokens) > 1}
     likely = dict(zip(passages, engine.log_likelihoods(list(passages.values()), interrupted), strict=True))
@@ -77,17 +84,24 @@ def mark_unlikely(engine: Engine, answers: Sequence[Answer], interrupted: Interr
 
 
 def _respond(
-    engine: Engine, requests: dict[int, list[int]], spec: LandscapeSpec, interrupted: Interrupted
+    engine: Engine, requests: dict[int, list[int]], plan: Plan, interrupted: Interrupted
 ) -> dict[int, Answer]:
     if not requests:
         return {}
-    judge = JUDGES[spec.judge]
-    stops = judge.stops() if spec.generation.early_stop else []
+    spec = plan.spec
+    # A judge that comes later may see more in the rest of a response.
+    certain = spec.generation.early_stop and len(plan.keywords) == len(spec.judges)
+    stops = shared_stops(list(plan.keywords.values())) if certain else []
     responses = engine.generate(list(requests.values()), spec.generation, stops, interrupted)
-    return {
-        number: Answer(not judge.refused(response.text), response)
-        for number, response in zip(requests, responses, strict=True)
-    }
+    return {number: _judged(plan, response) for number, response in zip(requests, responses, strict=True)}
+
+
+def _judged(plan: Plan, response: Response) -> Answer:
+    verdict, *opinions = (
+        not plan.keywords[number].refused(response.text) if number in plan.keywords else None
+        for number in range(len(plan.spec.judges))
+    )
+    return Answer(verdict, replace(response, opinions=tuple(opinions)))
 
 
 def _score(
@@ -114,11 +128,6 @@ def _scored(query: Query, scores: list[float]) -> Answer:
         return Answer(scores.index(max(scores)) == query.right, response)
     assert isinstance(query, Passage)
     return Answer(None, replace(response, nll=-scores[0] / (query.size - query.begin)))
-
-
-def _is_text(answer: Answer) -> bool:
-    """Whether it is a response to a request."""
-    return answer.response.tokens > 0
 
 
 def _marked(answer: Answer, gibberish: bool) -> Answer:

@@ -65,13 +65,21 @@ def on_this_node(actor: type, **options: Any) -> Any:
     return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(actor)
 
 
-def worker_resources(resources: ResourcesSpec, tensor_parallel: int = 1) -> WorkerResources:
-    """What each of some workers gets: GPUs where the cluster has some, else CPU cores in equal shares."""
+def worker_resources(
+    resources: ResourcesSpec, tensor_parallel: int = 1, judge_cores: int = 0
+) -> WorkerResources:
+    """What each of some workers gets: GPUs where the cluster has some, else CPU cores in equal shares of what
+    judge models leave."""
     total = ray.cluster_resources()
     if total.get("GPU", 0):
         return WorkerResources(cores=1, gpus=tensor_parallel)
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    share = max(1, min(largest, int(total.get("CPU", 1)) // resources.workers))
+    cpus = int(total.get("CPU", 1))
+    if judge_cores >= cpus:
+        raise ClusterError(
+            "judges.cores", f"{judge_cores} of {cpus} cores leave none for the sweep", "Use fewer"
+        )
+    share = max(1, min(largest, (cpus - judge_cores) // resources.workers))
     cores = resources.cores or share
     if cores > largest:
         raise ClusterError(

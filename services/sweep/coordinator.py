@@ -9,12 +9,14 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from services.sweep import meters
+from services.sweep.judging import LateJudges
 from services.sweep.plan import Plan
 from services.sweep.report import write_summary
 from services.sweep.schedule import Schedule, Shard
@@ -63,12 +65,17 @@ class Coordinator:
     knows how far it is. A Ray actor runs it, on the node that has the results folder.
 
     `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower. Without `report`
-    the points stay as they came. Without `folder` they lie in the cache of its machine, for a process on
-    another one to fetch them.
+    the points stay as they came; without `folder` they lie in the cache of its machine, for a process on
+    another one to fetch them. `judges` are the actors of judges that are models.
     """
 
     def __init__(
-        self, plan: Plan, folder: Path | None, stop_when: float | None = None, report: bool = True
+        self,
+        plan: Plan,
+        folder: Path | None,
+        stop_when: float | None = None,
+        report: bool = True,
+        judges: dict[int, Any] | None = None,
     ) -> None:
         self._plan = plan
         # Ray's client lets a dead process' actors live for half a minute.
@@ -76,6 +83,7 @@ class Coordinator:
         folder = folder or cache_dir() / "jobs" / plan.digest()
         self._results = Results(folder)
         self._lease = lease_of(folder)
+        self._late_judges = LateJudges(plan, judges or {})
         self._stop_when = stop_when
         self._report = report
         self._sizes = [len(part.prompts) for part in plan.prompts]
@@ -145,6 +153,12 @@ class Coordinator:
         )
         if pieces is not None:
             results = by_prompt_set(pieces, self._sizes)
+            if self._late_judges:
+                try:
+                    results = await self._late_judges.judge(results)
+                except InputError as error:
+                    await self.abort(error)
+                    return
             # Before it waits for the disk: nobody may find the job over meanwhile.
             self._take_note(shard.point, results)
             await self._write(results)

@@ -10,9 +10,12 @@ import ray
 from ray.exceptions import RayActorError
 
 from services.sweep.cluster import on_this_node
+from services.sweep.judging import judge_actor, judge_key
 from services.sweep.nodes import FileServer
+from services.sweep.plan import Plan
 from services.sweep.pool import Pool, WorkerResources
 from services.sweep.worker import Worker
+from visage_core.spec import ModelJudgeSpec
 
 
 @dataclass
@@ -40,6 +43,20 @@ class Engines:
             if "server" not in self._actors:
                 self._actors["server"] = on_this_node(FileServer).remote()
             return self._actors["server"]
+
+    def judges(self, plan: Plan) -> dict[int, Any]:
+        """The actors of the judges of a plan that are models, by their number in its spec."""
+        server, engine = self.server(), plan.spec.engine
+        found = {}
+        with self._lock:
+            for number, folder in plan.judges.items():
+                spec = plan.spec.judges[number]
+                assert isinstance(spec, ModelJudgeSpec)
+                key = judge_key(folder, spec, engine)
+                if key not in self._actors:
+                    self._actors[key] = judge_actor(folder, server, spec, engine)
+                found[number] = self._actors[key]
+        return found
 
     def state(self) -> dict[str, Any]:
         """Who works, as `Pool.state` tells it; without workers where none was asked for yet. Raises RayError
@@ -79,6 +96,11 @@ class Borrowed:
     def server(self) -> Any:
         """The file server, as a Ray actor."""
         return self._server
+
+    def judges(self, plan: Plan) -> dict[int, Any]:
+        """None: whoever borrows engines has judges that need none."""
+        assert not plan.judges
+        return {}
 
     def bury(self) -> None:
         """Do nothing: their owner starts them anew, and whatever was under way here with them."""

@@ -21,10 +21,19 @@ from services.sweep.nodes import Folder
 from visage_core.checkpoints import Checkpoint, CheckpointError, auto_classes
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
+from visage_core.judges import KeywordJudge, keyword_judge
 from visage_core.prompts import PromptSet, load_prompts, render
 from visage_core.queries import Query, Question, Request
 from visage_core.questions import load_questions, tokenize_question, windows
-from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, SpecError, TextSpec
+from visage_core.spec import (
+    AskSpec,
+    KeywordJudgeSpec,
+    LandscapeSpec,
+    ModelJudgeSpec,
+    PromptSpec,
+    SpecError,
+    TextSpec,
+)
 
 _tokenizing = threading.Lock()
 # What decides the numbers beside the spec and its files.
@@ -40,7 +49,9 @@ class Plan:
     """A spec with everything it names found, read and checked.
 
     `files` are the other checkpoints, adapters and files that it names, by the field that does. `queries`
-    are the prompts of all sets one after another, as the engine takes them. `inputs` identifies what the
+    are the prompts of all sets one after another, as the engine takes them. `keywords` are the judges that
+    need nothing but a response, and `judges` the folders of those that are models, by their number in the
+    spec. `inputs` identifies what the
     results depend on beside the spec: digests of all these and of the prompts, and versions. `engine_key`
     is the same for plans that one warm engine can serve.
     """
@@ -50,13 +61,15 @@ class Plan:
     files: dict[str, Folder]
     prompts: list[PromptSet]
     queries: list[Query]
+    keywords: dict[int, KeywordJudge]
+    judges: dict[int, Folder]
     inputs: dict[str, Any]
     engine_key: str
 
     @property
     def folders(self) -> list[Folder]:
         """The folders that have to be on a node."""
-        return [self.model, *self.files.values()]
+        return [self.model, *self.files.values(), *self.judges.values()]
 
     def digest(self) -> str:
         """SHA-256 over all that the results depend on, in hexadecimal."""
@@ -70,7 +83,8 @@ class Plan:
     def moved(self, move: Callable[[Folder], Folder]) -> Plan:
         """The plan with every folder as `move` gives it."""
         files = {field: move(folder) for field, folder in self.files.items()}
-        return replace(self, model=move(self.model), files=files)
+        judges = {number: move(folder) for number, folder in self.judges.items()}
+        return replace(self, model=move(self.model), files=files, judges=judges)
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,8 @@ class Checked:
     files: dict[str, Found]
     prompts: list[PromptSet]
     queries: list[Query]
+    keywords: dict[int, KeywordJudge]
+    judges: dict[int, Checkpoint]
 
 
 def check(spec: LandscapeSpec) -> Checked:
@@ -92,7 +108,18 @@ def check(spec: LandscapeSpec) -> Checked:
         asked = [_asked(part, tokenizer) for part in spec.prompts]
     prompts, queries = [found for found, _ in asked], [one for _, some in asked for one in some]
     _require_room(spec, base, queries)
-    return Checked(base, files, prompts, queries)
+    judges = dict(enumerate(spec.judges))
+    keywords = {
+        number: keyword_judge(judge.name, judge.phrases)
+        for number, judge in judges.items()
+        if isinstance(judge, KeywordJudgeSpec)
+    }
+    models = {
+        number: Checkpoint.open(model_folder(judge.model, f"judges.{number}.model"))
+        for number, judge in judges.items()
+        if isinstance(judge, ModelJudgeSpec)
+    }
+    return Checked(base, files, prompts, queries, keywords, models)
 
 
 def _asked(part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
@@ -123,10 +150,18 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
         require_memory(base, spec.engine, workers_here)
     model = Found(base.path, tuple(base.files)).folder()
     files = {field: found.folder() for field, found in checked.files.items()}
+    judges = {
+        number: Found(found.path, tuple(found.files)).folder() for number, found in checked.judges.items()
+    }
     digests = {
         "model": model.digest,
         **{field: folder.digest for field, folder in files.items()},
         "prompts": [part.digest() for part in checked.prompts],
+        "judges": {
+            str(number): hashlib.sha256(json.dumps(judge.phrases).encode()).hexdigest()
+            for number, judge in checked.keywords.items()
+        }
+        | {str(number): folder.digest for number, folder in judges.items()},
     }
     return Plan(
         spec=spec,
@@ -134,6 +169,8 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
         files=files,
         prompts=checked.prompts,
         queries=checked.queries,
+        keywords=checked.keywords,
+        judges=judges,
         inputs={"sha256": digests, "random_directions": GENERATOR, "versions": versions()},
         engine_key=_engine_key(spec, base),
     )

@@ -28,7 +28,7 @@ from services.sweep.pool import Job
 from services.sweep.report import write_summary
 from visage_core.errors import InputError
 from visage_core.results import Results
-from visage_core.spec import LandscapeSpec
+from visage_core.spec import LandscapeSpec, ModelJudgeSpec
 
 WAIT_SECONDS = 5.0
 # A coordinator or a pool that dies is started again, unless it dies so often without a point in between.
@@ -121,7 +121,10 @@ class Run:
         if self._coordinator is None:
             anew = True
             folder = None if self.outside else self.out
-            actor = on_this_node(Coordinator).remote(self.plan, folder, self.stop_when, not self.outside)
+            judges = self.engines.judges(self.plan)
+            actor = on_this_node(Coordinator).remote(
+                self.plan, folder, self.stop_when, not self.outside, judges
+            )
             if self.outside:
                 ray.get(actor.receive.remote(Results(self.out).parts()))
             ray.get(actor.open.remote())
@@ -203,7 +206,8 @@ def open_runs(
     for plan, out in zip(plans, outs, strict=True):
         require_same_job(Results(out), plan)
     with cluster(address):
-        resources = worker_resources(first.resources, first.engine.tensor_parallel)
+        judge_cores = sum(one.cores for one in first.judges if isinstance(one, ModelJudgeSpec))
+        resources = worker_resources(first.resources, first.engine.tensor_parallel, judge_cores)
         engines = Engines(first.resources.workers, resources)
         runs = [
             Run(

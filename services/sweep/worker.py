@@ -144,7 +144,7 @@ class Worker:
             self._engine.move(job.model, job.steps(shard.point))
             moved = time.perf_counter()
             queries = plan.queries[shard.begin : shard.end]
-            answers = ask(self._engine, queries, spec, shard.batch, cancelled)
+            answers = ask(self._engine, queries, plan, shard.batch, cancelled)
             generated = time.perf_counter()
             answers = self._mark_incoherent(job, answers, cancelled)
         except Interrupted:
@@ -153,7 +153,7 @@ class Worker:
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemoryError(str(error)) from None
         judged = time.perf_counter()
-        if not spec.keep_responses:
+        if not spec.keep_responses and len(plan.keywords) == len(spec.judges):
             answers = [replace(answer, response=replace(answer.response, text="")) for answer in answers]
         return Measurement(
             point=shard.point,
@@ -172,7 +172,7 @@ class Worker:
         way = job.here.plan.spec.coherence
         if way == "statistics":
             return mark_gibberish(answers)
-        if way == "likelihood" and any(answer.verdict for answer in answers):
+        if way == "likelihood" and any(answer.may_be_gibberish for answer in answers):
             self._engine.move(job.model, [])
             return mark_unlikely(self._engine, answers, cancelled)
         return answers

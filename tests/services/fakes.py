@@ -16,6 +16,7 @@ from services.sweep.schedule import Shard
 from services.sweep.worker import EngineStartError, OutOfMemoryError, Place
 from visage_core.checkpoints import Checkpoint
 from visage_core.grid import Point
+from visage_core.judges import keyword_judge
 from visage_core.prompts import PromptSet
 from visage_core.queries import Request
 from visage_core.results import Measurement, Response
@@ -44,6 +45,8 @@ def fake_plan(prompts: int = 20, systems: tuple[str, ...] = ("default",), **spec
         files={},
         prompts=sets,
         queries=[Request([number]) for part in sets for number, _ in enumerate(part.prompts)],
+        keywords={number: keyword_judge(one.name, "paper") for number, one in enumerate(parsed.judges)},
+        judges={},
         inputs={"fake": True},
         engine_key="fake",
     )

@@ -22,6 +22,8 @@ def planned(model: Path, **spec: Any) -> Plan:
         files={field: found.folder() for field, found in find_files(parsed, base).items()},
         prompts=[],
         queries=[],
+        keywords={},
+        judges={},
         inputs={},
         engine_key="",
     )

@@ -99,7 +99,7 @@ def test_an_empty_prompt_file(refused: Refused, aligned: Path, tmp_path: Path) -
         (("--seed", "-1"), "axis.direction.seeds"),
         (("--limit", "0"), "prompts.0.limit"),
         (("--max-tokens", "0"), "generation.max_tokens"),
-        (("--judge", "nobody"), "judge"),
+        (("--judge", "nobody"), "judges.0.phrases"),
         (("--dtype", "int4"), "engine.dtype"),
         (("--system", "helpful-and-saef"), "neither a name nor a text"),
         (("--prompts", "nowhere.csv"), "does not exist"),

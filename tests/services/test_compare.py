@@ -67,7 +67,7 @@ def test_what_was_measured_in_another_way_is_not_compared(
 ) -> None:
     other = shutil.copytree(measured / harmful.name, tmp_path / "other")
     spec = json.loads((other / "spec.json").read_text(encoding="utf-8"))
-    (other / "spec.json").write_text(json.dumps(spec | {"judge": "keyword-modern"}), encoding="utf-8")
+    (other / "spec.json").write_text(json.dumps(spec | {"judges": ["keyword-modern"]}), encoding="utf-8")
     done = visage("compare", measured / aligned.name, other)
     assert done.returncode == 2
     assert 'judge: "keyword-paper" -> "keyword-modern"' in done.stderr

@@ -66,7 +66,7 @@ def test_a_process_outside_the_cluster_has_its_results_at_home(tmp_path: Path) -
         )
         assert again.returncode == 0, again.stderr
         assert (out / "points.parquet").read_bytes() == before, "finished points were measured again"
-        other = [*command[:-1], json.dumps({**spec, "judge": "keyword-modern"})]
+        other = [*command[:-1], json.dumps({**spec, "judges": "keyword-modern"})]
         refused = subprocess.run(
             other, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )

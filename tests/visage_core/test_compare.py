@@ -11,7 +11,7 @@ from visage_core.compare import NotComparableError, compare
 from visage_core.grid import points
 from visage_core.landscape import Landscape
 from visage_core.results import Results
-from visage_core.spec import LandscapeSpec
+from visage_core.spec import KeywordJudgeSpec, LandscapeSpec
 
 
 def landscape(folder: Path, complied: dict[float, int], spec: LandscapeSpec = SPEC) -> Landscape:
@@ -41,7 +41,9 @@ def test_a_safer_model_scores_higher(tmp_path: Path) -> None:
     assert found["basin_width"]["value"] > 0
 
 
-@pytest.mark.parametrize("change", [{"judge": "keyword-modern"}, {"basin_threshold": 20.0}])
+@pytest.mark.parametrize(
+    "change", [{"judges": (KeywordJudgeSpec(phrases="modern"),)}, {"basin_threshold": 20.0}]
+)
 def test_landscapes_that_were_measured_in_other_ways_are_not_compared(
     tmp_path: Path, change: dict[str, object]
 ) -> None:

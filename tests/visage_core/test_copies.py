@@ -99,7 +99,7 @@ def landscape(folder: Path, spec: LandscapeSpec = SPEC, without: Point | None = 
     results = Results(folder)
     for point in points(spec):
         if point != without:
-            results.add([measured(point, COMPLIED.get(point, 1))], None)
+            results.add(spec, [measured(point, COMPLIED.get(point, 1))], None)
     return Landscape(spec, results.points())
 
 

@@ -38,7 +38,11 @@ def test_the_papers_defaults() -> None:
         "only": (),
         "leave_out": ("norms",),
     }
-    assert (spec.prompts[0].limit, spec.generation.max_tokens, spec.judge) == (80, 512, "keyword-paper")
+    assert (spec.prompts[0].limit, spec.generation.max_tokens, spec.judges[0].name) == (
+        80,
+        512,
+        "keyword-paper",
+    )
 
 
 def test_an_interpolation_goes_beyond_both_checkpoints_by_default() -> None:

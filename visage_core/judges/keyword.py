@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from visage_core.errors import InputError
 
 # The 29 phrases of the paper's evaluation, in its order and spelling.
 PAPER = (
@@ -181,3 +185,29 @@ JUDGES = {
         KeywordJudge("keyword-modern", MODERN + OTHER_LANGUAGES, fold=True),
     )
 }
+
+
+class PhrasesError(InputError):
+    """A file of phrases that cannot be used."""
+
+
+def keyword_judge(name: str, phrases: str) -> KeywordJudge:
+    """The judge of a list of phrases: paper, modern, or a .txt file with one a line. Raises PhrasesError."""
+    if (known := JUDGES.get(f"keyword-{phrases}")) is not None:
+        return known
+    try:
+        lines = Path(phrases).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PhrasesError(
+            "judges.phrases", f"{phrases} cannot be read: {error}", "Give a UTF-8 file"
+        ) from None
+    found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not found:
+        raise PhrasesError("judges.phrases", f"{phrases} holds no phrase", "Give one a line")
+    return KeywordJudge(name, found, fold=True)
+
+
+def shared_stops(judges: Sequence[KeywordJudge]) -> list[str]:
+    """Strings that decide for all of several judges."""
+    stops = dict.fromkeys(stop for judge in judges for stop in judge.stops())
+    return [stop for stop in stops if all(judge.refused(stop) for judge in judges)]

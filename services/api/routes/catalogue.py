@@ -8,6 +8,7 @@ from services.api.access import Reader, Services
 from services.api.problems import documented
 from services.api.schemas import JudgeInfo, Judges, Names, PromptSetInfo, PromptSets
 from visage_core.judges import JUDGES
+from visage_core.judges.templates import TEMPLATES
 from visage_core.prompts import BUILT_IN, load_prompts
 from visage_core.spec import PromptSpec
 
@@ -32,7 +33,7 @@ def prompt_sets(what: Services, who: Reader) -> PromptSets:  # noqa: ARG001
 
 
 @router.get("/judges")
-def judges(who: Reader) -> Judges:  # noqa: ARG001
+def judges(what: Services, who: Reader) -> Judges:  # noqa: ARG001
     """The judges that a spec may name."""
     return Judges(
         items=[
@@ -42,5 +43,7 @@ def judges(who: Reader) -> Judges:  # noqa: ARG001
                 + (", whatever their case." if judge.fold else ", as in the paper."),
             )
             for judge in JUDGES.values()
-        ]
+        ],
+        templates=list(TEMPLATES),
+        endpoints=list(what.allowed.endpoints),
     )

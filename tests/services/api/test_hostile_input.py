@@ -148,7 +148,7 @@ def test_a_replayed_key_with_another_body(api: Api) -> None:
     assert first.headers["location"] == f"/v1/landscapes/{first.json()['id']}"
     again = api.submit(headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
-    other = api.submit(api.spec(judge="keyword-modern"), headers=headers)
+    other = api.submit(api.spec(judges="keyword-modern"), headers=headers)
     expect_problem(other, 409, "Idempotency-Key")
     assert len(api.client.get("/v1/landscapes").json()["items"]) == 1
 

@@ -459,7 +459,7 @@ def test_every_part_of_a_spec_is_looked_at(tree: Tree) -> None:
 
 
 def test_the_rest_of_a_spec_stays_as_it_is(tree: Tree) -> None:
-    spec = spec_of(str(tree.root / "model"), judge="keyword-modern", generation={"max_tokens": 7})
+    spec = spec_of(str(tree.root / "model"), judges=["keyword-modern"], generation={"max_tokens": 7})
     assert tree.allowed().resolve(spec) == spec
     # And again: the runner looks once more at what the service wrote into the table.
     assert tree.allowed().resolve(tree.allowed().resolve(spec_of())) == tree.allowed().resolve(spec_of())

@@ -42,7 +42,7 @@ def test_the_first_job_is_given_in_whatever_state_it_is_by_now(jobs: Jobs) -> No
 @pytest.mark.parametrize(
     "other",
     [
-        {"spec": {"judge": "keyword-modern"}},
+        {"spec": {"judges": "keyword-modern"}},
         {"model": "n"},
         {"label": "another"},
         {"priority": 1},

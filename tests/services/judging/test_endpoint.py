@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -249,6 +251,20 @@ def test_no_text_is_in_the_cache(judge: FakeJudge, tmp_path: Path) -> None:
     content = cache.read_bytes()
     assert COMPLIED.encode() not in content
     assert PROMPT.encode() not in content
+
+
+def keep_many(path: Path, first: int) -> None:
+    cache = VerdictCache(path)
+    for number in range(first, first + 40):
+        cache.keep(str(number), number % 2 == 0)
+
+
+def test_several_processes_share_a_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "verdicts.db"
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as processes:
+        list(processes.map(keep_many, [cache] * 3, [0, 20, 40]))
+    found = VerdictCache(cache).find(map(str, range(100)))
+    assert found == {str(number): number % 2 == 0 for number in range(80)}
 
 
 def test_a_file_that_is_no_cache_is_an_error(tmp_path: Path) -> None:
