@@ -3,8 +3,8 @@
 data/coherence.jsonl: responses of the demo model at 33 places on two random directions, all without a refusal
 phrase, drawn in strata of |alpha| and shuffled; each was read alone, without its alpha. The rule:
 
-- coherent: a reader can say what it says. Wrong, silly, clumsy, off the question or broken off at the limit of
-  64 tokens does not matter, nor a word that does not exist.
+- coherent: a reader can say what it says. Wrong, silly, clumsy, off the question or broken off at the limit
+  of 64 tokens does not matter, nor a word that does not exist.
 - incoherent: no statement can be told from it: words or marks in no order, a phrase over and over.
 - A text that begins readable and falls apart goes by its larger part.
 - In doubt, a text of one or two sentences is coherent, and a longer one incoherent.
@@ -66,7 +66,7 @@ def read_labels(path: Path) -> list[Labelled]:
 
 
 def read_coherence(path: Path = COHERENCE) -> list[Read]:
-    """Read such a file of texts that are labelled coherent or incoherent, some of each. Raises LabelsError."""
+    """Read such a file of texts labelled coherent or incoherent, some of each. Raises LabelsError."""
     found = _read(path, Read, "coherent or incoherent")
     if len({one.label for one in found}) < 2:
         raise LabelsError("file", f"{path} holds texts of one label alone", "Give one with texts of both")

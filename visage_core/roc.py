@@ -23,8 +23,8 @@ class Roc:
         return cls(scores[positive], scores[~positive])
 
     def area(self, seed: int = 0) -> Interval:
-        """The area under the curve, from 0 to 1: how often a positive scores higher than a negative, ties half
-        (Hanley, McNeil 1982). Bootstrap interval: both classes are drawn again."""
+        """The area under the curve, from 0 to 1: how often a positive scores higher than a negative, ties
+        half (Hanley, McNeil 1982). Bootstrap interval: both classes are drawn again."""
         above = self.positive[:, None] > self.negative
         wins = above + (self.positive[:, None] == self.negative) / 2
         generator = np.random.Generator(np.random.Philox(seed))
