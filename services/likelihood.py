@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from visage_core.checkpoints import Checkpoint
+
 LONGEST = 1024
 
 
@@ -15,10 +17,11 @@ def mean_log_likelihoods(
     model: Path, texts: Sequence[str], step: Callable[[int, int], None] = lambda _done, _of: None
 ) -> list[float]:
     """The mean log-likelihood in nats of the tokens of each text, without a prompt, as
-    services.engine.engine.Engine tells it; NaN of a text without tokens."""
+    services.engine.engine.Engine tells it; NaN of a text without tokens. Raises CheckpointError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    Checkpoint.open(model)  # transformers would take what is no folder for a name on the hub
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
