@@ -146,20 +146,20 @@ class Rule:
         return self.intercept + sum(one * weight for one, weight in zip(features, self.weights, strict=True))
 
 
-# Fitted to visage_core/data/coherence.jsonl; `visage judges coherence --json` fits them again. Either threshold
-# calls 4 % of its coherent texts gibberish; the first one does so with 4 % of ordinary texts in 70 languages.
+# Fitted to visage_core/data/coherence.jsonl; `visage judges coherence --json` fits them again. Either
+# threshold calls 4 % of its coherent texts gibberish, the first 1 % of ordinary texts (docs/coherence.md).
 BY_TEXT = Rule(-1.08, (5.66, 8.73, 5.37, 5.3), 0.4)
 BY_LIKELIHOOD = Rule(-6.23, (7.4, 6.07, 3.88, 2.89, 1.28), 0.5)
 # Nats per token that a text without its prompt loses by its first words, times its length in characters: the
 # slope of the mean log-likelihoods of the coherent texts alone, so that it says nothing of gibberish.
 BEGINNING = 70.0
 SHORTEST = 20
-# Set by hand, for the model that the texts are of writes in one script.
+# Set by hand: the texts that the weights are fitted to are of a model that writes one script.
 MOST_BROKEN = MOST_CHANGES = 0.3
 
 
 def is_gibberish(text: str) -> bool:
-    """Whether a text is neither an answer nor a refusal, by its statistics: of any model, in any language.
+    """Whether a text is neither an answer nor a refusal, by its statistics, in any language.
 
     Takes less than a millisecond for a hundred words. Finds 6 in 10 of the incoherent texts that it was
     fitted to: loops and soups of letters and marks, but not words of one language in no order.
