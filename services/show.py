@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from services.sweep.coordinator import Progress
     from services.sweep.run import Run
     from visage_core.copies import Copies
+    from visage_core.discrimination import Measured
     from visage_core.landscape import Landscape
     from visage_core.metrics import Interval
 
@@ -151,6 +152,22 @@ def judges(found: dict[str, Agreement]) -> None:
     table.add_row("Cohen's κ, from -1 to 1", *("-" if one is None else _interval(one, 2) for one in kappas))
     table.add_row("responses judged", *(str(one.judged) for one in found.values()))
     table.add_row("unjudged", *(str(one.unjudged) for one in found.values()))
+    out.print(table)
+
+
+def coherence(found: Sequence[Measured], of: str) -> None:
+    """Print what tells gibberish from text, and how well."""
+    table = Table("told by", "area under ROC", "threshold", "found, %", "false alarms, %", title=of)
+    for one in found:
+        if one.fitted and one.held_out is None:
+            table.add_section()
+        table.add_row(
+            f"  {one.held_out}" if one.held_out else one.name,
+            _interval(one.roc.area(), 3),
+            f"{one.threshold:.3g}",
+            _interval(one.roc.sensitivity(one.threshold)),
+            _interval(one.roc.false_alarms(one.threshold)),
+        )
     out.print(table)
 
 

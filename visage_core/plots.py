@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, MissingPointsError
 from visage_core.readings import READINGS, has_basin
+from visage_core.roc import Roc
 from visage_core.spec import Axis, LandscapeSpec
 
 Style = Literal["heatmap", "contour", "surface"]
@@ -73,6 +74,30 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], tit
     _lay_out_rate(figure, landscapes[0])
     several = len(landscapes[0].spec.seeds) > 1
     _lay_out(figure, f"{title}: means over directions, and their ranges" if several else title)
+    return figure
+
+
+def roc_figure(found: Mapping[str, Roc], at: Mapping[str, float], title: str) -> go.Figure:
+    """ROC curves, with a mark at a threshold where there is one."""
+    figure = go.Figure()
+    for number, (name, roc) in enumerate(found.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        x, y = roc.curve()
+        figure.add_scatter(x=x, y=y, name=name, mode="lines", line={"color": colour, "width": 2})
+        if name in at:
+            figure.add_scatter(
+                x=[roc.false_alarms(at[name]).value],
+                y=[roc.sensitivity(at[name]).value],
+                mode="markers",
+                marker={"color": colour, "size": 10},
+                showlegend=False,
+                hovertemplate=f"{name}, the threshold<extra></extra>",
+            )
+    chance = {"color": "#8a8a8a", "width": 1, "dash": "dot"}
+    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", line=chance, showlegend=False, hoverinfo="skip")
+    figure.update_xaxes(title="coherent texts called gibberish (%)", range=[-1, 101], zeroline=False)
+    figure.update_yaxes(title="gibberish found (%)", range=[-3, 103], zeroline=False)
+    _lay_out(figure, title)
     return figure
 
 

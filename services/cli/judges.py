@@ -13,7 +13,7 @@ from services import show
 from services.cli.app import app
 from visage_core.calibration import Agreement
 from visage_core.judges import JUDGES
-from visage_core.labels import read_labels
+from visage_core.labels import COHERENCE, read_coherence, read_labels
 from visage_core.spec import SpecError, parse_spec, read_spec
 
 judges = typer.Typer(no_args_is_help=True, help="Hold judges against human labels.")
@@ -60,6 +60,42 @@ def evaluate(
         if own not in found:
             raise SpecError("judge", f"{run} was judged by {own}", f"Give --judge {own}")
         show.corrected(landscape, found[own])
+
+
+@judges.command()
+def coherence(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .csv or .jsonl file: response, and label (coherent or incoherent)."),
+    ] = COHERENCE,
+    out: Annotated[Path | None, typer.Option(help="Draw the ROC curves into this folder.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Measure likelihoods, too, under this model: the unperturbed one, on the CPU."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """How well gibberish is told from text, beside labelled texts: those of the project unless given."""
+    from services.likelihood import mean_log_likelihoods
+    from services.sweep.report import write_figure
+    from visage_core.discrimination import document, drawn, measure
+    from visage_core.plots import roc_figure
+
+    rows = read_coherence(file)
+    likelihoods = None
+    if model is not None:
+        with show.steps("likelihoods") as step:
+            likelihoods = mean_log_likelihoods(model, [row.response for row in rows], step)
+    found = measure(rows, likelihoods)
+    gibberish = sum(row.gibberish for row in rows)
+    title = f"Gibberish in {len(rows)} responses, {gibberish} of them incoherent"
+    if as_json:
+        print(json.dumps(document(rows, found, likelihoods), indent=2))
+    else:
+        show.coherence(found, title)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_figure(roc_figure(*drawn(found), title), out, "coherence")
 
 
 def _document(one: Agreement) -> dict[str, object]:

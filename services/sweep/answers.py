@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.sweep.plan import Plan
-from visage_core.coherence import LEAST_LIKELY, is_gibberish
+from visage_core.coherence import is_gibberish, is_unlikely
 from visage_core.judges import shared_stops
 from visage_core.queries import Passage, Query, Question, Request
 from visage_core.results import Response
@@ -79,7 +79,9 @@ def mark_unlikely(engine: Engine, answers: Sequence[Answer], interrupted: Interr
     likely = dict(zip(passages, engine.log_likelihoods(list(passages.values()), interrupted), strict=True))
     for number in asked:
         each = likely[number] / (passages[number].size - 1) if number in likely else None
-        marked[number] = _marked(answers[number], each is None or each < LEAST_LIKELY)
+        marked[number] = _marked(
+            answers[number], each is None or is_unlikely(answers[number].response.text, each)
+        )
     return marked
 
 
