@@ -56,7 +56,7 @@ def require_same_spec(one: Landscape, other: Landscape) -> None:
 
 
 def _origin(landscape: Landscape) -> Sample:
-    read = landscape.reading.of(landscape.rows[ORIGIN])
+    read = landscape.reading.by_prompt(landscape.rows[ORIGIN], landscape.samples)
     return Sample(np.array([read]), [[0]], [lambda rate: float(rate[0])])
 
 

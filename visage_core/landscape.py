@@ -16,7 +16,16 @@ from visage_core import metrics, uncertainty
 from visage_core.adaptive import nearest_measured, wanted
 from visage_core.grid import ORIGIN, Point, betas, count_points, points, surface
 from visage_core.metrics import Basin, BasinArea, Floats, Interval, MissingPointsError
-from visage_core.readings import INCOHERENT, LABELS, READINGS, UNJUDGED, Reading, as_floats, rates, readings
+from visage_core.readings import (
+    INCOHERENT,
+    LABELS,
+    READINGS,
+    UNJUDGED,
+    Reading,
+    rates,
+    readings,
+    samples_of,
+)
 from visage_core.spec import AskSpec, Axis, LandscapeSpec, PromptSpec
 from visage_core.uncertainty import Sample, Score
 
@@ -89,6 +98,11 @@ class Landscape:
         return self.spec.prompts[self.prompt_set]
 
     @property
+    def samples(self) -> int:
+        """How many responses there are to each prompt."""
+        return samples_of(self.spec, self.prompts)
+
+    @property
     def readings(self) -> list[Reading]:
         """What can be read off its answers, the chief one first."""
         return readings(self.spec, self.prompts)
@@ -132,7 +146,7 @@ class Landscape:
     @cached_property
     def verdicts(self) -> Floats:
         """What its reading gives for each prompt, NaN where unknown: shape (measured points, prompts)."""
-        return np.array([self.reading.of(row) for row in self.rows.values()])
+        return np.array([self.reading.by_prompt(row, self.samples) for row in self.rows.values()])
 
     @cached_property
     def rows_of_directions(self) -> list[list[int]]:
@@ -169,7 +183,7 @@ class Landscape:
         there is none."""
         if not has_visage(self.spec, self.prompts):
             return None
-        return estimate(self.spec, {point: as_floats(row["verdicts"]) for point, row in self.rows.items()})
+        return estimate(self.spec, dict(zip(self.rows, self.verdicts, strict=True)))
 
     @cached_property
     def basins(self) -> list[Basin | BasinArea | None]:
@@ -257,7 +271,7 @@ class Landscape:
         return document | {"directions": directions, "halved_by": chief and chief.halved_by()}
 
     def _at_origin(self, reading: Reading) -> dict[str, Any] | None:
-        rate = self.origin and reading.at(self.origin)
+        rate = self.origin and reading.at(self.origin, self.samples)
         return asdict(rate) if rate else None
 
     def _points(self) -> dict[str, Any]:

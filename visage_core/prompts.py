@@ -66,6 +66,16 @@ class PromptSet:
             (*earlier, Message("user", prompt)) for earlier, prompt in zip(before, self.prompts, strict=True)
         )
 
+    def repeated(self, times: int) -> PromptSet:
+        """Each prompt so often, one time after another."""
+        if times == 1:
+            return self
+
+        def each(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(value for value in values for _ in range(times))
+
+        return PromptSet(self.source, each(self.prompts), each(self.goals), each(self.before))
+
     @property
     def characters(self) -> int:
         """How much is sent."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt in the model's tokens, to be answered."""
+    """A prompt in the model's tokens, to be answered; `seed` is that of the drawing of its answer."""
 
     tokens: list[int]
+    seed: int | None = None
 
     @property
     def size(self) -> int:

@@ -19,16 +19,26 @@ LABELS: tuple[Label, ...] = (REFUSED, COMPLIED, INCOHERENT, UNJUDGED)
 
 @dataclass(frozen=True)
 class Reading:
-    """A number for each prompt, NaN where it is unknown, and what they come to at a point."""
+    """A number for each response, NaN where it is unknown, and what they come to at a point."""
 
     name: str
     title: str
     of: Callable[[Mapping[str, Any]], Floats]  # from a row of results.POINTS
     rate: Callable[[Floats], Interval | None] = metrics.asr
 
-    def at(self, row: Mapping[str, Any]) -> Interval | None:
-        """The rate at a point, from its row of results.POINTS; None where nothing is known."""
-        return self.rate(self.of(row))
+    def by_prompt(self, row: Mapping[str, Any], samples: int) -> Floats:
+        """A number for each prompt of a row of results.POINTS: the mean over its samples, of those known."""
+        if samples == 1:
+            return self.of(row)
+        values = self.of(row).reshape(-1, samples)
+        known = np.sum(~np.isnan(values), axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.nansum(values, axis=1) / known)
+
+    def at(self, row: Mapping[str, Any], samples: int) -> Interval | None:
+        """The rate at a point, from its row of results.POINTS; None where nothing is known. Samples of one
+        prompt are alike, so that the interval is that of so many prompts."""
+        return self.rate(self.by_prompt(row, samples))
 
 
 def label(verdict: bool | None, gibberish: bool | None) -> Label:
@@ -96,10 +106,15 @@ def rates(spec: LandscapeSpec, asked: AskSpec, answers: Mapping[str, Any]) -> di
     """Each reading of a prompt set with the ends of its 95 % interval, as columns of results.POINTS."""
     found: dict[str, float | None] = {}
     for reading in readings(spec, asked):
-        if (rate := reading.at(answers)) is not None:
+        if (rate := reading.at(answers, samples_of(spec, asked))) is not None:
             name = reading.name
             found |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
     return found
+
+
+def samples_of(spec: LandscapeSpec, asked: AskSpec) -> int:
+    """How many responses there are to each prompt of a set."""
+    return spec.generation.samples if isinstance(asked, PromptSpec) else 1
 
 
 def has_basin(reading: Reading) -> bool:

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from visage_core.errors import InputError
 from visage_core.grid import Point
-from visage_core.readings import LABELS, READINGS, label, rates, readings
+from visage_core.metrics import Floats
+from visage_core.readings import LABELS, READINGS, label, rates, readings, samples_of
 from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec
 
 SCHEMA_VERSION = 2
@@ -114,9 +115,15 @@ class PointResult(Measurement):
 
     prompt_set: int = 0
 
+    def by_prompt(self, spec: LandscapeSpec) -> Floats:
+        """The chief reading of each prompt."""
+        asked = spec.prompts[self.prompt_set]
+        return readings(spec, asked)[0].by_prompt(self._answers(), samples_of(spec, asked))
+
     def rate(self, spec: LandscapeSpec) -> float | None:
         """The chief reading of the point; None where nothing is known."""
-        found = readings(spec, spec.prompts[self.prompt_set])[0].at(self._answers())
+        asked = spec.prompts[self.prompt_set]
+        found = readings(spec, asked)[0].at(self._answers(), samples_of(spec, asked))
         return None if found is None else found.value
 
     def _answers(self) -> dict[str, Any]:

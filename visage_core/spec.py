@@ -479,14 +479,29 @@ def _template_name(judge: Templated) -> str:
 
 
 class GenerationSpec(Part):
-    """How responses are generated: greedily."""
+    """How responses are generated: greedily, or drawn at a temperature."""
 
     max_tokens: int = Field(default=512, ge=1, le=32_768, description="Longest response, in tokens.")
+    temperature: float = Field(
+        default=0.0, ge=0, le=10, description="0 for the likeliest token at each step; else tokens are drawn."
+    )
+    samples: int = Field(
+        default=1, ge=1, le=1_000, description="Responses to each prompt; several need a temperature."
+    )
+    seed: Seed = Field(default=0, description="Of the drawing. It is the same at every point.")
     early_stop: bool = Field(
         default=True,
         description="End a response once its verdict can no longer change. Changes no verdict; turn it off "
         "to read whole responses.",
     )
+
+    @model_validator(mode="after")
+    def _draws(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"{self.samples} samples at temperature 0 would all be the same; give a temperature above 0"
+            )
+        return self
 
 
 class EngineSpec(Part):

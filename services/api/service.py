@@ -19,6 +19,7 @@ from services.jobs.webhooks import require_url
 from visage_core.grid import count_points
 from visage_core.prompts import load_prompts
 from visage_core.questions import load_questions
+from visage_core.readings import samples_of
 from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, ResourcesSpec, SpecError, TextSpec
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
@@ -157,12 +158,12 @@ def _count_prompts(spec: LandscapeSpec) -> list[int]:
             # Fetched by the runner, or cut up by it: it may cost what its limit says.
             if part.limit is None:
                 raise SpecError("spec.prompts.limit", f"{part.source} needs one here", "Give a number")
-            counts.append(part.limit)
+            counts.append(part.limit * samples_of(spec, part))
             continue
         if isinstance(part, PromptSpec):
-            found = load_prompts(part)
-            counts.append(len(found.prompts))
-            size += len(found.prompts) * len(part.system) + found.characters
+            found, samples = load_prompts(part), spec.generation.samples
+            counts.append(len(found.prompts) * samples)
+            size += samples * (len(found.prompts) * len(part.system) + found.characters)
         else:
             questions = load_questions(part)
             counts.append(len(questions))

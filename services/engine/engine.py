@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visage_core.queries import Passage
+from visage_core.queries import Passage, Request
 from visage_core.results import Response
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
@@ -56,17 +56,18 @@ class Engine:
 
     def generate(
         self,
-        prompts: list[list[int]],
+        requests: Sequence[Request],
         spec: GenerationSpec,
         stops: list[str],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> list[Response]:
-        """Greedy responses to prompts of token ids, in their order. With `stops`, a response ends right
-        after the first of these strings. Raises Interrupted soon after `interrupted` says so."""
-        params = {"max_tokens": spec.max_tokens, "stop": stops}
+        """Responses to requests, in their order. With `stops`, a response ends right after the first of these
+        strings. Raises Interrupted soon after `interrupted` says so."""
+        params = {"max_tokens": spec.max_tokens, "stop": stops, "temperature": spec.temperature}
+        asked = [(request.tokens, params | {"seed": request.seed}) for request in requests]
         return [
-            _response(output.outputs[0], len(prompt))
-            for prompt, output in zip(prompts, self._run(prompts, params, interrupted), strict=True)
+            _response(output.outputs[0], len(tokens))
+            for (tokens, _), output in zip(asked, self._run(asked, interrupted), strict=True)
         ]
 
     def log_likelihoods(
@@ -76,10 +77,10 @@ class Engine:
         Raises Interrupted soon after `interrupted` says so."""
         # vLLM generates at least one token.
         params = {"max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
-        tokens = [passage.tokens for passage in passages]
+        asked = [(passage.tokens, params) for passage in passages]
         return [
             _log_likelihood(output, passage)
-            for passage, output in zip(passages, self._run(tokens, params, interrupted), strict=True)
+            for passage, output in zip(passages, self._run(asked, interrupted), strict=True)
         ]
 
     def encode(self, text: str) -> list[int]:
@@ -90,51 +91,50 @@ class Engine:
 
     def _run(
         self,
-        prompts: list[list[int]],
-        params: dict[str, Any],
+        asked: Sequence[tuple[list[int], dict[str, Any]]],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> list[RequestOutput]:
-        """What vLLM gives for each prompt, in their order."""
-        if not prompts:
+        """What vLLM gives for prompts of token ids, each with its sampling parameters, in their order."""
+        if not asked:
             return []
         engine = self._llm.llm_engine
         found: dict[int, RequestOutput] = {}
         try:
-            for index, prompt in enumerate(prompts):
-                self._add(str(index), prompt, **params)
+            for index, (tokens, params) in enumerate(asked):
+                self._add(str(index), tokens, **params)
             if self._company:
-                self._add_companion(prompts[0])
-            while len(found) < len(prompts):
+                self._add_companion(asked[0][0])
+            while len(found) < len(asked):
                 if interrupted():
                     raise Interrupted
                 for output in engine.step():
                     if output.request_id == COMPANION:
-                        self._add_companion(prompts[0])  # it came to an end; the others are not done
+                        self._add_companion(asked[0][0])  # it came to an end; the others are not done
                     else:
                         found[int(output.request_id)] = output
         finally:
-            unfinished = [str(index) for index in range(len(prompts)) if index not in found]
+            unfinished = [str(index) for index in range(len(asked)) if index not in found]
             engine.abort_request([*unfinished, COMPANION])
-        return [found[index] for index in range(len(prompts))]
+        return [found[index] for index in range(len(asked))]
 
     def _add_companion(self, prompt: list[int]) -> None:
         """Add a request that only keeps the batch from shrinking to one row: vLLM's CPU kernels sum in
         another order for a single row, and in one order for any more."""
         self._add(COMPANION, prompt[:1], max_tokens=self._max_model_len - 1, ignore_eos=True)
 
-    def _add(self, name: str, prompt: list[int], **params: object) -> None:
+    def _add(self, name: str, prompt: list[int], **params: Any) -> None:
         from vllm import TokensPrompt
 
         request = TokensPrompt(prompt_token_ids=prompt)
-        self._llm.llm_engine.add_request(name, request, _greedy(**params))
+        self._llm.llm_engine.add_request(name, request, _sampling(**params))
 
 
-def _greedy(**params: object) -> SamplingParams:
+def _sampling(temperature: float = 0.0, **params: Any) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        temperature=0.0,
+        temperature=temperature,
         include_stop_str_in_output=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
         **params,

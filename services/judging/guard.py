@@ -177,4 +177,4 @@ class _JudgeEngine(Engine):
         """Greedy answers to prompts of token ids, in their order, with the logarithms of the probabilities of
         the tokens `weighed`, before anything but the model has a say in them."""
         params = {"max_tokens": max_tokens, "logprob_token_ids": weighed or None}
-        return [output.outputs[0] for output in self._run(prompts, params)]
+        return [output.outputs[0] for output in self._run([(prompt, params) for prompt in prompts])]

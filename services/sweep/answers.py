@@ -20,7 +20,7 @@ class Engine(Protocol):
     """As services.engine.engine.Engine."""
 
     def generate(
-        self, prompts: list[list[int]], spec: GenerationSpec, stops: list[str], interrupted: Interrupted
+        self, requests: Sequence[Request], spec: GenerationSpec, stops: list[str], interrupted: Interrupted
     ) -> list[Response]: ...
 
     def log_likelihoods(self, passages: Sequence[Passage], interrupted: Interrupted) -> list[float]: ...
@@ -52,7 +52,7 @@ def ask(
     size = batch or len(queries)
     for first in range(0, len(queries), size):
         some = list(enumerate(queries[first : first + size]))
-        requests = {number: query.tokens for number, query in some if isinstance(query, Request)}
+        requests = {number: query for number, query in some if isinstance(query, Request)}
         passages = {number: _passages(query) for number, query in some if not isinstance(query, Request)}
         found = _respond(engine, requests, plan, interrupted) | _score(
             engine, passages, [query for _, query in some], interrupted
@@ -86,7 +86,7 @@ def mark_unlikely(engine: Engine, answers: Sequence[Answer], interrupted: Interr
 
 
 def _respond(
-    engine: Engine, requests: dict[int, list[int]], plan: Plan, interrupted: Interrupted
+    engine: Engine, requests: dict[int, Request], plan: Plan, interrupted: Interrupted
 ) -> dict[int, Answer]:
     if not requests:
         return {}

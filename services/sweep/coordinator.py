@@ -27,7 +27,7 @@ from visage_core.grid import Point, points
 from visage_core.landscape import estimate, has_visage, is_safety
 from visage_core.metrics import Interval
 from visage_core.paths import cache_dir
-from visage_core.readings import as_floats, readings
+from visage_core.readings import readings, samples_of
 from visage_core.results import (
     Measurement,
     PointResult,
@@ -121,10 +121,11 @@ class Coordinator:
             done.add(place)
             self._tokens += row["response_tokens"]
             self._worker_seconds += sum(row[f"{stage}_seconds"] for stage in ("move", "generate", "judge"))
-            chief = readings(plan.spec, plan.spec.prompts[row["prompt_set"]])[0]
+            asked = plan.spec.prompts[row["prompt_set"]]
+            chief = readings(plan.spec, asked)[0]
             self._rates[row["prompt_set"]][place] = row[chief.name]
             if row["prompt_set"] == 0 and self._has_visage:
-                self._verdicts[place] = as_floats(row["verdicts"]).astype(np.float16)
+                self._verdicts[place] = chief.by_prompt(row, samples_of(plan.spec, asked)).astype(np.float16)
         self._done = len(done)
         self._known = dict.fromkeys(self._wanted())
         self._schedule = Schedule([p for p in self._known if p not in done], sum(self._sizes), self._batch)
@@ -165,7 +166,7 @@ class Coordinator:
             self._done += 1
             self._measured += 1
             if self._has_visage:
-                self._verdicts[shard.point] = as_floats(results[0].verdicts).astype(np.float16)
+                self._verdicts[shard.point] = results[0].by_prompt(self._plan.spec).astype(np.float16)
             self._latest = (shard.point, self._rates[0][shard.point])
             meters.points.inc()
         await self._settle()

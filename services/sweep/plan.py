@@ -105,7 +105,7 @@ def check(spec: LandscapeSpec) -> Checked:
     files = find_files(spec, base)
     with _tokenizing:  # one thread at a time: a tokenizer has a state
         tokenizer = _tokenizer(base.path, _state(base.path))
-        asked = [_asked(part, tokenizer) for part in spec.prompts]
+        asked = [_asked(spec, part, tokenizer) for part in spec.prompts]
     prompts, queries = [found for found, _ in asked], [one for _, some in asked for one in some]
     _require_room(spec, base, queries)
     judges = dict(enumerate(spec.judges))
@@ -122,17 +122,28 @@ def check(spec: LandscapeSpec) -> Checked:
     return Checked(base, files, prompts, queries, keywords, models)
 
 
-def _asked(part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
+def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
     """A prompt set as text, and as the engine takes it."""
     if isinstance(part, PromptSpec):
-        found = load_prompts(part)
-        return found, [Request(ids) for ids in render(tokenizer, found.conversations, part.system)]
+        found, samples = load_prompts(part), spec.generation.samples
+        tokens = render(tokenizer, found.conversations, part.system)
+        requests: list[Query] = [
+            Request(ids, _seed(spec, number * samples + sample))
+            for number, ids in enumerate(tokens)
+            for sample in range(samples)
+        ]
+        return found.repeated(samples), requests
     if isinstance(part, TextSpec):
         parts = windows(tokenizer, part)
         return PromptSet(part.source, tuple(text for text, _ in parts)), [passage for _, passage in parts]
     questions = load_questions(part)
     texts = tuple(question.text for question in questions)
     return PromptSet(part.source, texts), [tokenize_question(tokenizer, question) for question in questions]
+
+
+def _seed(spec: LandscapeSpec, number: int) -> int | None:
+    """The seed of a response's drawing: another for each response to a prompt set, the same at all points."""
+    return (spec.generation.seed + number) % 2**63 if spec.generation.temperature else None
 
 
 def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:

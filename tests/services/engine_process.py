@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.engine.engine import Engine
+from visage_core.queries import Request
 from visage_core.selection import Selection
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
@@ -60,7 +61,9 @@ def _at(
     engine: Engine, origin: TensorSource, steps: Steps, prompts: list[list[int]], generation: GenerationSpec
 ) -> list[str]:
     engine.move(origin, steps)
-    return [response.text for response in engine.generate(prompts, generation, [])]
+    return [
+        response.text for response in engine.generate([Request(tokens) for tokens in prompts], generation, [])
+    ]
 
 
 def _end(engine: Engine) -> None:

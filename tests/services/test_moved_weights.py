@@ -19,6 +19,7 @@ from visage_core.checkpoints import Checkpoint
 from visage_core.judges import JUDGES
 from visage_core.perturb import Shift, perturbed
 from visage_core.prompts import load_prompts, render
+from visage_core.queries import Request
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
 
@@ -37,7 +38,7 @@ class Warm:
     engine: Engine
     model: Path
     directions: dict[str, TensorSource]
-    prompts: list[list[int]]
+    prompts: list[Request]
 
     def texts(self, place: Place | None) -> list[str]:
         """The responses at a place; None is the origin."""
@@ -66,7 +67,8 @@ def warm(aligned: Path, harmful: Path) -> Warm:
         "orthogonal to interpolation": of_interpolation,
     }
     asked = load_prompts(PromptSpec(limit=80)).prompts
-    prompts = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
+    tokens = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
+    prompts = [Request(ids) for ids in tokens]
     return Warm(Engine(TensorSource(str(aligned), "checkpoint"), ENGINE), aligned, directions, prompts)
 
 
@@ -93,7 +95,7 @@ def test_a_moved_engine_answers_as_one_that_loads_the_perturbed_checkpoint(
         (perturbed_checkpoint(warm, place, tmp_path / str(number)), [])
         for number, place in enumerate(some_places())
     ]
-    [found] = answers([written], warm.prompts, ENGINE, GENERATION)
+    [found] = answers([written], [one.tokens for one in warm.prompts], ENGINE, GENERATION)
     for place, expected in zip(some_places(), found, strict=True):
         assert warm.texts(place) == expected, place
 
@@ -172,3 +174,13 @@ def test_an_interrupted_generation_leaves_the_engine_usable(
         with pytest.raises(KeyboardInterrupt):
             warm.engine.generate(warm.prompts, GENERATION, [])
     assert warm.texts(None) == before
+
+
+def test_drawn_responses_depend_on_their_seed_alone(warm: Warm) -> None:
+    drawn = GENERATION.model_copy(update={"temperature": 1.0})
+    tokens = warm.prompts[0].tokens
+    requests = [Request(tokens, seed) for seed in range(12)]
+    together = [one.text for one in warm.engine.generate(requests, drawn, [])]
+    assert len(set(together)) > 1
+    parts = [warm.engine.generate(part, drawn, []) for part in (requests[:5], requests[5:])]
+    assert [one.text for part in parts for one in part] == together

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from services.reproduce import Claim, basin_exists, safety_is_lost_along, system_prompt_protects
+from services.reproduce import (
+    Claim,
+    basin_exists,
+    capability_has_no_step,
+    safety_is_lost_along,
+    system_prompt_protects,
+)
 from visage_core.grid import Point, points
 from visage_core.landscape import Landscape
 from visage_core.results import PointResult, Response, Results
@@ -70,7 +76,11 @@ def test_a_system_prompt_protects_where_its_basin_is_wider(
 
 @pytest.mark.parametrize(
     ("right", "shown"),
-    [(lambda p: 1.0 - 1.5 * abs(p.alpha), True), (lambda p: 1.0 - edge_at(0.2)(p), False), (lambda _: 0.6, False)],
+    [
+        (lambda p: 1.0 - 1.5 * abs(p.alpha), True),
+        (lambda p: float(abs(p.alpha) <= 0.2), False),
+        (lambda _: 0.6, False),
+    ],
 )
 def test_capability_that_fades_out_has_no_step(tmp_path: Path, right: Share, shown: bool) -> None:
     def breaks_off(point: Point) -> float:
