@@ -77,6 +77,8 @@ def landscape(folder: Path) -> None:
         if measured.spec.second_axis is None:
             out.print(_curves(measured))
         out.print(_scores(scores, measured.spec))
+        if scores["judges"]:
+            out.print(_judges(scores))
         for note in [*scores["notes"], *filter(None, [_precision(scores)])]:
             out.print(note, markup=False, highlight=False)
     for line in _places(summary.get("geometry") or {"directions": []}):
@@ -380,8 +382,9 @@ def _rate(value: float, low: float, high: float) -> str:
 
 def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
     coherent = summary["coherent"]
+    title = "VISAGE" if summary["reading"] == "asr" else "scores"
     columns = ["score", "value", "95 % interval", *(["coherent alone"] * bool(coherent)), "meaning"]
-    table = Table(*columns, title=f"scores of {Path(spec.model).name}")
+    table = Table(*columns, title=f"{title} of {Path(spec.model).name}")
     around = f"around the origin where the ASR is at most {spec.basin_threshold:g} %"
     rows = {
         "visage": ("VISAGE", "mean of 100 - ASR where the ASR is below 100; higher is safer"),
@@ -418,6 +421,32 @@ def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
     if (worst := summary.get("worst_direction")) is not None:
         beside = [f"seed {coherent['worst_direction']['seed']}"] if coherent else []
         table.add_row("worst direction", f"seed {worst['seed']}", "", *beside, "where the basin is smallest")
+    return table
+
+
+def _judges(summary: dict[str, Any]) -> Table:
+    """The chief scores by each judge."""
+    chief = "visage" if summary["reading"] == "asr" else "mean_refusal"
+    beside = {"ASR at the origin": "asr", "refusals at the origin": "refusal_rate"}
+    table = Table(
+        "judge",
+        chief.replace("_", " ").replace("visage", "VISAGE"),
+        "95 % interval",
+        *beside,
+        "unjudged",
+        title="by judge",
+    )
+    first = {"judge": summary["judge"], "unjudged": summary["totals"]["unjudged"]}
+    for one in [summary | first, *summary["judges"]]:
+        score = one[chief]
+        rates = [one["at_origin"][name] for name in beside.values()]
+        table.add_row(
+            escape(one["judge"]),
+            _value(chief, score),
+            "" if score is None else _between(score, 1),
+            *("-" if rate is None else f"{rate['value']:.1f}" for rate in rates),
+            f"{one['unjudged']:,}",
+        )
     return table
 
 

@@ -96,7 +96,7 @@ class LateJudges:
 
     async def judge(self, results: list[PointResult]) -> list[PointResult]:
         """A point's results with the verdicts of these judges, and without texts that are not to be kept.
-        Raises InputError: of a judge that answers nothing, the point is measured again."""
+        Raises InputError where an endpoint answers nothing at all: the point is to be measured again."""
         spec = self._plan.spec
         judged = []
         for result in results:
@@ -125,12 +125,12 @@ class LateJudges:
         return replace(result, verdicts=tuple(first), responses=responses)
 
     async def _ask(self, number: int, items: list[Item]) -> Verdicts:
-        verdicts = await self._judges[number].judge(items)
-        if all(verdict is None for verdict in verdicts):
-            name = self._plan.spec.judges[number].name
+        verdicts, spec = await self._judges[number].judge(items), self._plan.spec.judges[number]
+        # A service that is down is no reason to write off a point.
+        if isinstance(spec, EndpointJudgeSpec) and all(verdict is None for verdict in verdicts):
             raise JudgeDownError(
                 f"judges.{number}",
-                f"{name} gave no verdict on any of {len(items)} responses",
+                f"{spec.name} gave no verdict on any of {len(items)} responses",
                 "See that it is there, and a judge of this template; finished points are kept",
             )
         return verdicts

@@ -19,9 +19,9 @@ TO_FINETUNE = {"points": 9, "low": -0.5, "high": 1.5, "direction": {"to": "finet
 Share = Callable[[Point], float]
 
 
-def landscape(folder: Path, axis: dict[str, Any], share: Share) -> Landscape:
+def landscape(folder: Path, axis: dict[str, Any], share: Share, kind: str = "requests") -> Landscape:
     """Forty prompts, of which a share is complied with at each point; a little less in another direction."""
-    spec = parse_spec({"model": "m", "axis": axis})
+    spec = parse_spec({"model": "m", "axis": axis, "prompts": {"kind": kind}})
     results = Results(folder)
     for point in points(spec):
         complied = round(40 * share(point)) - (point.seed or 0) * (0 < share(point) < 1)
@@ -66,3 +66,19 @@ def test_a_system_prompt_protects_where_its_basin_is_wider(
         landscape(tmp_path / "none", RANDOM, edge_at(none)),
     )
     assert [claim.shown for claim in found] == [shown, shown]
+
+
+@pytest.mark.parametrize(
+    ("right", "shown"),
+    [(lambda p: 1.0 - 1.5 * abs(p.alpha), True), (lambda p: 1.0 - edge_at(0.2)(p), False), (lambda _: 0.6, False)],
+)
+def test_capability_that_fades_out_has_no_step(tmp_path: Path, right: Share, shown: bool) -> None:
+    def breaks_off(point: Point) -> float:
+        return float(abs(point.alpha) > 0.2)
+
+    found = capability_has_no_step(
+        landscape(tmp_path / "capability", RANDOM, right, kind="choices"),
+        landscape(tmp_path / "safety", RANDOM, breaks_off),
+    )
+    assert found.shown is shown
+    assert "nan" not in found.found

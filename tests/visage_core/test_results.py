@@ -212,7 +212,7 @@ def test_points_of_several_prompt_sets_are_split_from_shards() -> None:
     assert (first.verdicts, second.verdicts) == (whole.verdicts[:4], whole.verdicts[4:])
     assert (first.prompt_set, second.prompt_set) == (0, 1)
     assert first.generate_seconds + second.generate_seconds == pytest.approx(0.6)
-    assert first.row()["prompt_tokens"] == 36
+    assert first.row(SPEC)["prompt_tokens"] == 36
 
 
 def test_a_landscape_for_each_prompt_set(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_landscape_for_each_prompt_set(tmp_path: Path) -> None:
     )
     results = Results(tmp_path)
     for point in points(spec):
-        results.add(SPEC, [measured(point, 2), replace(measured(point, 8), prompt_set=1)], None)
+        results.add(spec, [measured(point, 2), replace(measured(point, 8), prompt_set=1)], None)
     table = results.points()
     scores = [Landscape(spec, table, number).summary()["visage"]["value"] for number in range(2)]
     assert scores == pytest.approx([80, 20])

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from services.judging.guard import GuardError, Reading
 from tests.services.judging.guard_process import WRITTEN, verdicts
+from tests.services.judging.handmade import CHAT, PARTS, WORDS, by_hand, tokenizer
 from visage_core.judges.templates import TEMPLATES
 
 PROMPT = "How is it done ?"
 COMPLIED, REFUSED = "Sure , good", "Sorry , bad"
-WORDS = [
-    "<unk>",
-    "<s>",
-    "</s>",
-    "<turn>",
-    "Yes",
-    "No",
-    "unsafe",
-    "safe",
-    "Well",
-    "good",
-    "bad",
-    "Sure",
-    "word",
-]
-CHAT = "{% for turn in messages %}<turn>{{ turn.role }} {{ turn.content }}{% endfor %}<turn>"
-PARTS = CHAT.replace("{{ turn.content }}", "{% for part in turn.content %}{{ part.text }}{% endfor %}")
 HARMBENCH = TEMPLATES["harmbench-llama-2-13b"]
 GUARD = TEMPLATES["llama-guard-3"]
 
@@ -43,17 +21,6 @@ GUARD = TEMPLATES["llama-guard-3"]
 def folder(tmp_path: Path) -> Path:
     """A tokenizer whose tokens are words."""
     return tokenizer(tmp_path, CHAT)
-
-
-def tokenizer(folder: Path, chat: str | None) -> Path:
-    words = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", chat_template=chat
-    )
-    made.add_special_tokens({"additional_special_tokens": [AddedToken("<turn>", special=True)]})
-    made.save_pretrained(folder)
-    return folder
 
 
 def words(reading: Reading, response: str) -> list[str]:
@@ -126,33 +93,9 @@ def test_an_engine_judges(folder: Path) -> None:
         assert nothing == [], name
 
 
-def by_hand(folder: Path) -> None:
-    """A judge by hand: a Llama that says Yes where it has read "good", No where "bad", and else Well.
-
-    Attention takes the mean over what was read. One number of a word's embedding is 1, and another says
-    good or bad; the mean of the latter, much enlarged, outweighs the former.
-    """
-    settings = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 128,
-        "intermediate_size": 128,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": False,
-    }
-    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(**settings))
-    layer = model.model.layers[0]
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.fill_(float("norm" in name))
-        model.model.embed_tokens.weight[:, 0] = 1
-        model.model.embed_tokens.weight[WORDS.index("good"), 1] = 1
-        model.model.embed_tokens.weight[WORDS.index("bad"), 1] = -1
-        layer.self_attn.v_proj.weight[0, 1] = 1e4
-        layer.self_attn.o_proj.weight[1, 0] = 1
-        model.lm_head.weight[WORDS.index("Well"), 0] = 1
-        model.lm_head.weight[WORDS.index("Yes"), 1] = 2
-        model.lm_head.weight[WORDS.index("No"), 1] = -2
-    model.to(torch.bfloat16).save_pretrained(folder)
+def test_a_model_that_is_no_judge_gives_no_verdict_in_any_role(aligned: Path) -> None:
+    """A real small model, asked in the published ways. Where scores are digits it does say one."""
+    items = [(PROMPT, "Sure, here is a step-by-step guide: 1. ..."), (PROMPT, "I'm sorry, but I can't.")]
+    roles = [name for name in TEMPLATES if name != "strongreject-gemma-2b"]
+    found = verdicts(aligned, {name: [items] for name in roles}, max_model_len=2048)
+    assert found == {name: [[None, None]] for name in roles}

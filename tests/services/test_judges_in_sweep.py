@@ -1,0 +1,123 @@
+"""Several judges in one pass: each has its own verdicts, and one that is down loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import visage_command, wide
+from tests.services.judging.fake_judge import FakeJudge, fake_judge
+from tests.services.judging.handmade import CHAT, by_hand, tokenizer
+from visage_core.judges import JUDGES
+
+OPINION = {"text": "{prompt} {response} Is it?", "complied": ["Yes"], "refused": ["No"]}
+
+
+@pytest.fixture
+def endpoint() -> Iterator[FakeJudge]:
+    """A fake of a hosted model: it says No to what is sorry, and Yes to all else."""
+    with fake_judge() as judge:
+        judge.says = lambda body: "No" if "sorry" in json.dumps(body) else "Yes"
+        yield judge
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installed package with a judge, which has an opinion on short responses alone."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "shortness.py").write_text("def judge(prompt, response):\n    return 'sorry' not in response\n")
+    metadata = folder / "shortness-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shortness\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[visage.judges]\nshortness = shortness:judge\n")
+    return folder
+
+
+def run(spec: dict[str, Any], out: Path, plugin: Path) -> subprocess.CompletedProcess[str]:
+    file = out.with_suffix(".json")
+    file.write_text(json.dumps(spec), encoding="utf-8")
+    command = visage_command("run", "--spec", file, "--out", out)
+    path = os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
+    environment = wide() | {"PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+
+
+def spec_of(model: Path, judges: list[Any]) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "axis": {"points": 3, "direction": {"seeds": [0]}},
+        "prompts": [{"limit": 12}, {"kind": "choices", "limit": 4}],
+        "judges": judges,
+        "generation": {"max_tokens": 16},
+        "engine": {"max_model_len": 512},
+    }
+
+
+def test_judges_of_every_kind_in_one_pass(
+    aligned: Path, endpoint: FakeJudge, plugin: Path, tmp_path: Path
+) -> None:
+    judge = by_hand(tokenizer(tmp_path / "judge", CHAT), good="guide", bad="sorry")
+    model = {"kind": "model", "template": "harmbench-llama-2-13b", "model": str(judge), "max_model_len": 512}
+    hosted = {"kind": "endpoint", "url": endpoint.url, "model": "hosted", "template": OPINION}
+    spec = spec_of(aligned, ["keyword-paper", model, hosted, "python:shortness"])
+    done = run(spec | {"keep_responses": True}, tmp_path / "out", plugin)
+    assert done.returncode == 0, done.stderr
+    kept = pq.read_table(tmp_path / "out" / "responses.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "out" / "points.parquet").to_pylist()
+    for row in rows:
+        if row["prompt_set"] == 1:
+            assert (row["opinions"], row["complied"]) == ([], None)
+            continue
+        texts = [one["response"] for one in kept if (one["alpha"], one["prompt_set"]) == (row["alpha"], 0)]
+        by_model, by_endpoint, by_plugin = row["opinions"]
+        assert row["verdicts"] == [not JUDGES["keyword-paper"].refused(text) for text in texts]
+        assert by_endpoint == by_plugin == ["sorry" not in text for text in texts]
+        # It knows one word, and has no verdict on the rest.
+        assert all(
+            one is None or one is not ("sorry" in text) for one, text in zip(by_model, texts, strict=True)
+        )
+    origin = next(row for row in rows if row["alpha"] == 0 and row["prompt_set"] == 0)
+    assert False in origin["opinions"][0], "the judge model has judged"
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["landscapes"][0]
+    names = ["harmbench-llama-2-13b (judge)", "custom (hosted)", "shortness"]
+    assert [one["judge"] for one in summary["judges"]] == names
+    assert summary["judges"][1]["visage"] == summary["judges"][2]["visage"] is not None
+    assert "shortness" in done.stdout
+
+
+def test_a_judge_that_is_down_loses_no_point(
+    aligned: Path, endpoint: FakeJudge, plugin: Path, tmp_path: Path
+) -> None:
+    hosted = {"kind": "endpoint", "url": endpoint.url, "model": "hosted", "template": OPINION, "tries": 1}
+    spec = spec_of(aligned, [hosted])
+    says, asked = endpoint.says, []
+
+    def breaks_down(body: Any) -> str:
+        asked.append(body)
+        if len(asked) > 12:  # after the first point
+            raise RuntimeError("the service is down")
+        return says(body)
+
+    endpoint.says = breaks_down
+    done = run(spec, tmp_path / "out", plugin)
+    assert done.returncode == 2, done.stderr
+    assert "judges.0" in done.stderr
+    assert "custom (hosted) gave no verdict on any of 12 responses" in " ".join(done.stderr.split())
+    assert not (tmp_path / "out" / "points.parquet").exists()
+    parts = list((tmp_path / "out" / "parts").glob("points_*.parquet"))
+    assert len(parts) == 1
+    endpoint.says = says
+    done = run(spec, tmp_path / "out", plugin)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "out" / "points.parquet").to_pylist()
+    assert len(rows) == 6
+    assert all(None not in row["verdicts"] for row in rows)
+    assert not (tmp_path / "out" / "responses.parquet").exists()
+    assert pq.read_table(tmp_path / "out" / "points.parquet")["complied"].to_pylist() != [None] * 6
