@@ -46,11 +46,9 @@ def test_it_gives_json(command) -> None:
 
 
 def test_it_refuses_what_it_cannot_use(command, tmp_path: Path) -> None:
-    assert command("--model", tmp_path / "nowhere")[::2] == (
-        cli.BAD_INPUT,
-        f"error model: {tmp_path}/nowhere does not exist. Give the folder of a safetensors checkpoint, or a hub id "
-        "such as org/name.\n",
-    )
+    code, _, err = command("--model", tmp_path / "nowhere")
+    assert code == cli.BAD_INPUT
+    assert "nowhere does not exist" in err
     code, _, err = command(tmp_path / "nothing.csv")
     assert code == cli.BAD_INPUT
     assert "cannot be read" in err
