@@ -86,6 +86,14 @@ def landscape(folder: Path) -> None:
     for failure in summary["run"]["failed"]:
         where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
         out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
+    judges = [scores["judge"] for scores in summary["landscapes"] if scores["judge"]]
+    if judges and judges[0] not in (summary["calibration"] or {"judges": {}})["judges"]:
+        out.print(
+            f"How far {judges[0]} can be trusted here is not known: `visage judges evaluate LABELS --run "
+            f"{folder}` holds it against human labels.",
+            markup=False,
+            highlight=False,
+        )
     out.print(_cost([scores["totals"] for scores in summary["landscapes"]]), highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
@@ -107,8 +115,7 @@ def comparison(document: dict[str, Any]) -> None:
                     p_value = "-" if apart["p_value"] is None else f"{apart['p_value']:.2g}"
                     table.add_row(name.replace("_", " "), value, _between(apart, digits), p_value)
             if len(model["landscapes"]) > 1:
-                source = landscape_["prompts"]
-                out.rule(escape(f"{source['source']}, system prompt {source['system']}"))
+                out.rule(escape(landscape_["name"]))
             out.print(table)
             if any(apart and apart.get("open") for apart in landscape_["differences"].values()):
                 out.print("Some basins reach the end of the range: they may be larger, and differ by more.")

@@ -234,6 +234,9 @@ class Summary(BaseModel):
         default=None,
         description="How the directions lie to each other, and where a trajectory's checkpoints are.",
     )
+    calibration: dict[str, Any] | None = Field(
+        default=None, description="How the judges agree with human labels; null: that was not looked at."
+    )
     spec: dict[str, Any]
 
 

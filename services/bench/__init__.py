@@ -69,10 +69,17 @@ def _api() -> Report:
     return bench_api()
 
 
+def _judges() -> Report:
+    from services.bench.judges import bench_judges
+
+    return bench_judges()
+
+
 # Imported where they are run: each brings Ray, torch or vLLM.
 BENCHMARKS: dict[str, Callable[[], Report]] = {
     "engine": _engine,
     "scaling": _scaling,
     "scheduler": _scheduler,
     "api": _api,
+    "judges": _judges,
 }

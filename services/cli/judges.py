@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from services.cli.app import app
 from visage_core.calibration import Agreement
 from visage_core.judges import JUDGES
 from visage_core.labels import COHERENCE, read_coherence, read_labels
+from visage_core.results import Results
 from visage_core.spec import SpecError, parse_spec, read_spec
 
 judges = typer.Typer(no_args_is_help=True, help="Hold judges against human labels.")
@@ -37,7 +39,8 @@ def evaluate(
         Path | None, typer.Option(help="Take the judges of this spec: models and endpoints, too.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Correct the ASRs of this run by what its judge gets wrong.")
+        Path | None,
+        typer.Option(help="Correct the ASRs of this run by what its judge gets wrong, and note that there."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -51,15 +54,31 @@ def evaluate(
     people = [one.complied for one in labelled]
     items = [(one.prompt, one.response) for one in labelled]
     found = {one.name: Agreement.of(people, verdicts(one, items)) for one in judges}
+    if run is not None:
+        _note(run, file, found)
     if as_json:
         print(json.dumps({name: _document(one) for name, one in found.items()}, indent=2))
         return
     show.judges(found)
     for landscape in [] if run is None else load_landscapes(run):
-        own = landscape.spec.judges[0].name
-        if own not in found:
-            raise SpecError("judge", f"{run} was judged by {own}", f"Give --judge {own}")
-        show.corrected(landscape, found[own])
+        if landscape.reading.name in ("asr", "refusal_rate"):
+            show.corrected(landscape, found[landscape.spec.judges[0].name])
+
+
+def _note(run: Path, file: Path, found: dict[str, Agreement]) -> None:
+    """Keep in a run's folder how its judges agree with people. Raises SpecError where its first one was not
+    looked at."""
+    from services.sweep.report import CALIBRATION, load_landscapes, write_summary
+
+    own = load_landscapes(run)[0].spec.judges[0].name
+    if own not in found:
+        raise SpecError(
+            "judge", f"{run} was judged by {own}", f"Give --judge {own}, or --spec {run}/spec.json"
+        )
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    agreement = {name: _document(one) for name, one in found.items()}
+    Results(run).write_json(CALIBRATION, {"labels_sha256": digest, "judges": agreement})
+    write_summary(run)
 
 
 @judges.command()

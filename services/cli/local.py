@@ -103,6 +103,8 @@ def run(
         str | None, typer.Option(help="What tells gibberish from text: statistics, likelihood or none.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Draw responses; 0 unless given.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Responses to each prompt.")] = None,
     early_stop: Annotated[
         bool | None, typer.Option(help="End responses whose verdict is certain.", show_default=False)
     ] = None,
@@ -146,7 +148,12 @@ def run(
         ),
         "judges": judge,
         "coherence": coherence,
-        "generation": {"max_tokens": max_tokens, "early_stop": early_stop},
+        "generation": {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "samples": samples,
+            "early_stop": early_stop,
+        },
         "engine": {
             "dtype": dtype,
             "max_model_len": max_model_len,
@@ -318,7 +325,7 @@ def reproduce(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler or api.")],
+    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler, api or judges.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""

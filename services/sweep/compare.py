@@ -45,7 +45,11 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
                 "model": found[0].spec.model,
                 "other_versions": differences(inputs[0].get("versions", {}), own.get("versions", {})),
                 "landscapes": [
-                    {"prompts": one.prompts.model_dump(mode="json"), "differences": compare(one, base)}
+                    {
+                        "prompts": one.prompts.model_dump(mode="json"),
+                        "name": one.prompts.name,
+                        "differences": compare(one, base),
+                    }
                     for one, base in zip(found, landscapes[0], strict=True)
                 ],
             }

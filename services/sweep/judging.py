@@ -68,7 +68,9 @@ def judge_actor(folder: Folder, server: Any, spec: ModelJudgeSpec, engine: Engin
     gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
     options = {"max_restarts": RESTARTS, "max_task_retries": TRIES}
     place = {"num_gpus": gpus, "num_cpus": 1 if gpus else spec.cores}
-    return ray.remote(**options, **place)(JudgeWorker).remote(folder, server, spec, engine)
+    actor = ray.remote(**options, **place)(JudgeWorker).remote(folder, server, spec, engine)
+    actor.judge.remote([])  # its engine starts while the sweep's does
+    return actor
 
 
 def judge_key(folder: Folder, spec: ModelJudgeSpec, engine: EngineSpec) -> str:

@@ -12,6 +12,8 @@ from visage_core.plots import Style, figure_name, figure_styles, landscape_figur
 from visage_core.results import Results, ResultsError
 from visage_core.spec import LandscapeSpec, parse_spec
 
+CALIBRATION = "calibration.json"  # how the run's judges agree with people, where that was looked at
+
 
 def load_landscapes(out: Path) -> list[Landscape]:
     """The landscapes in a results folder, one a prompt set, finished or not. Raises ResultsError."""
@@ -33,6 +35,7 @@ def summarize(out: Path) -> dict[str, Any]:
         "run": results.read_json("run.json") or {"state": "working", "failed": []},
         "inputs": results.read_json("inputs.json"),
         "geometry": results.read_json("geometry.json"),
+        "calibration": results.read_json(CALIBRATION),
         "spec": landscapes[0].spec.model_dump(mode="json"),
     }
 

@@ -122,7 +122,9 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     file = tmp_path / "labels.jsonl"
     lines = [json.dumps({"response": response, "label": label}) for response, label in labels]
     file.write_text("\n".join(lines), encoding="utf-8")
-    done = visage("judges", "evaluate", file, "--judge", "keyword-paper", "--run", finished)
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert "is not known" in visage("show", run).stdout
+    done = visage("judges", "evaluate", file, "--judge", "keyword-paper", "--run", run)
     assert done.returncode == 0, done.stderr
     assert "Cohen" in done.stdout
     assert "corrected ASR" in done.stdout
@@ -130,7 +132,9 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     document = json.loads(asked.stdout)["keyword-paper"]
     assert (document["both"], document["judge_alone"], document["people_alone"]) == (20, 1, 1)
     assert document["recall"]["value"] == pytest.approx(100 * 20 / 21)
-    other = visage("judges", "evaluate", file, "--judge", "keyword-modern", "--run", finished)
+    assert summary(run)["calibration"]["judges"]["keyword-paper"]["both"] == 20  # type: ignore[index]
+    assert "is not known" not in visage("show", run).stdout
+    other = visage("judges", "evaluate", file, "--judge", "keyword-modern", "--run", run)
     assert other.returncode == 2
     assert "was judged by keyword-paper" in other.stderr
 
