@@ -369,7 +369,8 @@ def _curves(measured: Landscape) -> Table:
     for row, alpha in enumerate(measured.surfaces[0].alphas):
         if measured.spec.adaptive and not any(c.measured[0][row] for c in measured.surfaces):
             continue
-        cells = [_rate(c.rate[0][row], c.low[0][row], c.high[0][row]) for c in measured.surfaces]
+        digits = ".3g" if measured.reading.name == "perplexity" else ".1f"
+        cells = [_rate(c.rate[0][row], c.low[0][row], c.high[0][row], digits) for c in measured.surfaces]
         if coherent is not None:
             mean = sum(curve.rate[0][row] for curve in coherent) / len(coherent)
             cells.append("-" if math.isnan(mean) else f"{mean:.1f}")
@@ -383,8 +384,8 @@ def _cost(totals: list[dict[str, Any]]) -> str:
     return f"Cost: {tokens:,} tokens generated in {seconds:,.0f} s of workers."
 
 
-def _rate(value: float, low: float, high: float) -> str:
-    return "-" if math.isnan(value) else f"{value:5.1f} ({low:.1f} to {high:.1f})"
+def _rate(value: float, low: float, high: float, digits: str = ".1f") -> str:
+    return "-" if math.isnan(value) else f"{value:{digits}} ({low:{digits}} to {high:{digits}})"
 
 
 def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:

@@ -300,8 +300,8 @@ def _from_hub(source: str, column: str | None) -> list[_Prompt]:
 
 
 def hub_rows(source: str) -> list[dict[str, Any]]:
-    """The rows of hf:DATASET[:SPLIT]. Raises PromptError."""
-    _, name, *rest = source.split(":")
+    """The rows of hf:DATASET[:SPLIT[:CONFIGURATION]]. Raises PromptError."""
+    _, name, split, configuration, *_ = (*source.split(":"), "", "", "")
     try:
         import datasets
     except ImportError:
@@ -309,12 +309,13 @@ def hub_rows(source: str) -> list[dict[str, Any]]:
             "prompts.source", f"{source} needs the package datasets", "pip install 'visage[datasets]'"
         ) from None
     try:
-        rows = datasets.load_dataset(name, split=rest[0] if rest else "train")
+        rows = datasets.load_dataset(name, configuration or None, split=split or "train")
     except Exception as error:  # the library's errors have no common base
         raise PromptError(
             "prompts.source",
             f"{source} cannot be loaded: {type(error).__name__}: {error}",
-            "Check the data set's name, its split (hf:NAME:SPLIT) and the connection",
+            "Check the data set's name, its split and configuration (hf:NAME:SPLIT:CONFIGURATION) and the "
+            "connection",
         ) from None
     return list(rows.to_list())
 

@@ -250,7 +250,7 @@ class PromptSpec(Part):
         default="harmful",
         min_length=1,
         description="A built-in set (harmful, benign), a .csv, .jsonl, .json or .txt file, or "
-        "hf:DATASET[:SPLIT].",
+        "hf:DATASET[:SPLIT[:CONFIGURATION]].",
     )
     column: str | None = Field(
         default=None,
@@ -321,7 +321,7 @@ class ChoiceSpec(Part):
         default="facts",
         min_length=1,
         description="The built-in set facts, a .csv or .jsonl file in the layout of MMLU, "
-        "hf:DATASET[:SPLIT], or lm-eval:TASK where lm-evaluation-harness is installed.",
+        "hf:DATASET[:SPLIT[:CONFIGURATION]], or lm-eval:TASK where lm-evaluation-harness is installed.",
     )
     limit: int | None = Field(
         default=80, ge=1, le=1_000_000, description="Use the first so many questions; null for all of them."

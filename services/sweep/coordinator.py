@@ -83,7 +83,9 @@ class Coordinator:
         folder = folder or cache_dir() / "jobs" / plan.digest()
         self._results = Results(folder)
         self._lease = lease_of(folder)
-        self._late_judges = LateJudges(plan, judges or {})
+        self._judge_models = judges or {}
+        self._late_judges: LateJudges | None = None
+        self._being_judged = 0
         self._stop_when = stop_when
         self._report = report
         self._sizes = [len(part.prompts) for part in plan.prompts]
@@ -112,7 +114,8 @@ class Coordinator:
 
     async def open(self) -> None:
         """Take the folder's lease and find out what is left. Raises ResultsError where another coordinator
-        is at work in it, or where it holds another job."""
+        is at work in it, or where it holds another job, and InputError where a judge cannot be asked."""
+        self._late_judges = LateJudges(self._plan, self._judge_models)
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
         plan, table = self._plan, await asyncio.to_thread(self._results.points)
         done = set()
@@ -155,11 +158,15 @@ class Coordinator:
         if pieces is not None:
             results = by_prompt_set(pieces, self._sizes)
             if self._late_judges:
+                self._being_judged += 1
                 try:
                     results = await self._late_judges.judge(results)
                 except InputError as error:
                     await self.abort(error)
-                    return
+                finally:
+                    self._being_judged -= 1
+                if self._finishing is not None:
+                    return  # the job was ended meanwhile, and the point is measured again
             # Before it waits for the disk: nobody may find the job over meanwhile.
             self._take_note(shard.point, results)
             await self._write(results)
@@ -285,7 +292,7 @@ class Coordinator:
         if time.monotonic() >= self._next_estimate:
             await self._reckon()
         self._revision += 1
-        if self._schedule.over:
+        if self._schedule.over and not self._being_judged:
             self._end(DONE)
         elif self._narrow_enough():
             self._end(ENDED_EARLY)
@@ -335,6 +342,7 @@ class Coordinator:
                         ],
                         "tokens": self._tokens,
                         "worker_seconds": round(self._worker_seconds, 3),
+                        "judge_costs": self._late_judges.costs() if self._late_judges else {},
                     },
                 )
                 if state == DONE:

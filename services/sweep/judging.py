@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import psutil
@@ -95,6 +95,11 @@ class LateJudges:
 
     def __bool__(self) -> bool:
         return bool(self._judges)
+
+    def costs(self) -> dict[str, dict[str, int]]:
+        """What endpoints have cost since the job was begun or went on, by the judge's name."""
+        asked = {self._plan.spec.judges[number].name: judge for number, judge in self._judges.items()}
+        return {name: asdict(judge.cost) for name, judge in asked.items() if isinstance(judge, Endpoint)}
 
     async def judge(self, results: list[PointResult]) -> list[PointResult]:
         """A point's results with the verdicts of these judges, and without texts that are not to be kept.

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from services.judging.plugin import load_judge
 from services.sweep.files import Found, find_files
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
@@ -31,6 +32,7 @@ from visage_core.spec import (
     LandscapeSpec,
     ModelJudgeSpec,
     PromptSpec,
+    PythonJudgeSpec,
     SpecError,
     TextSpec,
 )
@@ -109,6 +111,9 @@ def check(spec: LandscapeSpec) -> Checked:
     prompts, queries = [found for found, _ in asked], [one for _, some in asked for one in some]
     _require_room(spec, base, queries)
     judges = dict(enumerate(spec.judges))
+    for judge in spec.judges:
+        if isinstance(judge, PythonJudgeSpec):
+            load_judge(judge.plugin)
     keywords = {
         number: keyword_judge(judge.name, judge.phrases)
         for number, judge in judges.items()
