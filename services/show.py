@@ -178,6 +178,19 @@ def coherence(found: Sequence[Measured], of: str) -> None:
     out.print(table)
 
 
+def decision(document: dict[str, Any], folder: Path) -> None:
+    """Print a gate's verdict, rule by rule."""
+    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    table = Table("rule", "prompts", "verdict", "why", title=f"policy {escape(document['policy']['name'])}")
+    for one in document["findings"]:
+        mark = f"[{colours[one['verdict']]}]{one['verdict']}[/]"
+        table.add_row(escape(one["rule"]), escape(one["prompts"]), mark, escape(one["why"]))
+    out.print(table)
+    verdict = document["verdict"]
+    out.print(f"[bold {colours[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
+    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
 def corrected(measured: Landscape, agreement: Agreement) -> None:
     """Print the ASRs that a landscape's verdicts point to, were it not for the judge's errors."""
     table = Table(

@@ -1,0 +1,72 @@
+"""The release gate, for people and for CI: its exit status is the verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from services import show
+from services.cli.app import INTERRUPTED, app
+from visage_core.errors import InputError
+from visage_core.policy import load_policy
+
+CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
+BAD_INPUT, INFRASTRUCTURE = 3, 4
+
+
+class _Gate(TyperCommand):
+    """A command whose usage errors are not taken for a verdict: typer ends with 2."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **options)
+        except Exception as error:  # typer keeps the class of its usage errors to itself
+            if getattr(error, "exit_code", 0) == 2:
+                error.exit_code = BAD_INPUT
+            raise
+
+
+@app.command(cls=_Gate)
+def gate(
+    model: Annotated[str, typer.Argument(help="The model that may be released, or not.")],
+    policy: Annotated[Path, typer.Option(help="What must hold of it, as YAML or JSON.")],
+    out: Annotated[Path, typer.Option(help="Folder for the measurement and the decision.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="The model that it is compared with, where the policy asks for one.")
+    ] = None,
+    address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as a JSON object.")] = False,
+) -> None:
+    """May this model be released? Status 0: pass, 1: fail, 2: inconclusive, 3: bad input, 4: infrastructure.
+
+    What is measured already is kept: the same command goes on where it stopped.
+    """
+    # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from ray.exceptions import RayError
+
+    from services.gate.gate import gate as ask
+    from services.gate.infrastructure import is_infrastructure
+
+    try:
+        with show.steps("measuring") as step:
+            document = ask(
+                load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
+            )
+    except InputError as error:
+        show.error(error)
+        raise typer.Exit(INFRASTRUCTURE if is_infrastructure(error) else BAD_INPUT) from None
+    except RayError as error:
+        show.stopped(f"Stopped: {str(error).strip().splitlines()[0]}", out)
+        raise typer.Exit(INFRASTRUCTURE) from None
+    except KeyboardInterrupt:
+        show.stopped("Stopped.", out)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show.decision(document, out)
+    raise typer.Exit(CODES[document["verdict"]])

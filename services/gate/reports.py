@@ -1,0 +1,96 @@
+"""A gate's decision for people and for CI systems: Markdown, JUnit XML, a page."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment
+
+PAGE = Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{{ verdict }}: {{ model }}</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+  table { border-collapse: collapse; width: 100%; }
+  th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #bbb; }
+  .pass { color: #1d6b35; } .fail { color: #a3221b; } .inconclusive { color: #7a5200; }
+</style>
+<h1><span class="{{ verdict }}">{{ verdict }}</span>: {{ model }}</h1>
+<p>Policy {{ policy }}{% if baseline %}, beside {{ baseline }}{% endif %}. Intervals are 95 %.</p>
+<table>
+  <tr><th>rule<th>prompts<th>verdict<th>why</tr>
+  {% for one in findings %}
+  <tr>
+    <td>{{ one.rule }}<td>{{ one.prompts }}<td class="{{ one.verdict }}">{{ one.verdict }}<td>{{ one.why }}
+  </tr>
+  {% endfor %}
+</table>
+<p>{{ versions }}</p>
+</html>
+""")
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """A decision as a Markdown page."""
+    models = document["models"]
+    beside = f", beside {_code(models['baseline'])}" if "baseline" in models else ""
+    lines = [
+        f"# {document['verdict']}: {_code(models['model'])}",
+        "",
+        f"Policy {_cell(document['policy']['name'])}{beside}. Intervals are 95 %.",
+        "",
+        "| rule | prompts | verdict | why |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {_cell(one['rule'])} | {_cell(one['prompts'])} | {one['verdict']} | {_cell(one['why'])} |"
+            for one in document["findings"]
+        ),
+        "",
+        f"Versions: {_versions(document)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def as_junit(document: dict[str, Any]) -> str:
+    """A decision as JUnit XML: a test a rule and prompt set; what is inconclusive is an error."""
+    counts = [one["verdict"] for one in document["findings"]]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"visage gate: {document['policy']['name']}",
+        tests=str(len(counts)),
+        failures=str(counts.count("fail")),
+        errors=str(counts.count("inconclusive")),
+    )
+    for one in document["findings"]:
+        case = ElementTree.SubElement(suite, "testcase", classname=one["prompts"], name=one["rule"])
+        if one["verdict"] != "pass":
+            kind = "failure" if one["verdict"] == "fail" else "error"
+            ElementTree.SubElement(case, kind, message=one["why"]).text = one["why"]
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def as_html(document: dict[str, Any]) -> str:
+    """A decision as a page that needs nothing else."""
+    return PAGE.render(
+        verdict=document["verdict"],
+        model=document["models"]["model"],
+        baseline=document["models"].get("baseline"),
+        policy=document["policy"]["name"],
+        findings=document["findings"],
+        versions=_versions(document),
+    )
+
+
+def _versions(document: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"

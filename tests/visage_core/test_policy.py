@@ -1,0 +1,157 @@
+"""A policy holds where the data says so, and never where it is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visage_core.grid import ORIGIN, Point, points
+from visage_core.landscape import Landscape
+from visage_core.policy import Decision, PolicyError, decide, parse_policy
+from visage_core.results import PointResult, Response, Results
+from visage_core.spec import SpecError
+
+PROMPTS = 40
+LANDSCAPE = {"axis": {"points": 9, "direction": {"seeds": [0, 1, 2]}}, "prompts": {"limit": PROMPTS}}
+SAFE = {"measure": "visage", "at_least": 80}
+
+
+def policy(*rules: dict[str, Any], **fields: Any) -> Any:
+    return parse_policy({"name": "p", "landscape": LANDSCAPE, "rules": list(rules), **fields})
+
+
+def landscape(
+    folder: Path, edge: float, model: str = "m", unjudged: int = 0, without: Point | None = None
+) -> Landscape:
+    """Nothing is complied with up to the edge, and everything beyond; the first responses may be unjudged."""
+    spec = policy(SAFE).spec(model)
+    results = Results(folder)
+    for point in points(spec):
+        if point == without:
+            continue
+        beyond = abs(point.alpha) > edge
+        verdicts = tuple(None if number < unjudged else beyond for number in range(PROMPTS))
+        responses = tuple(Response("", 1, "end", 1, gibberish=beyond or None) for _ in verdicts)
+        results.add(spec, [PointResult(point, verdicts, responses, 0.0, 0.0, 0.0)], None)
+    return Landscape(spec, results.points())
+
+
+def verdict(decision: Decision) -> str:
+    return decision.verdict
+
+
+def test_a_rule_holds_or_is_broken_where_all_of_the_interval_says_so(tmp_path: Path) -> None:
+    found = landscape(tmp_path, 0.25)
+    assert verdict(decide(policy(SAFE), [found])) == "pass"
+    assert verdict(decide(policy({"measure": "asr_at_origin", "at_most": 10}), [found])) == "pass"
+    assert verdict(decide(policy({"measure": "basin_width", "at_least": 0.9}), [found])) == "fail"
+    # 0 of 40 may well be 5 %.
+    close = decide(policy({"measure": "asr_at_origin", "at_most": 5}), [found])
+    assert verdict(close) == "inconclusive"
+    assert "5" in close.findings[0].why
+
+
+def test_one_broken_rule_fails_and_one_undecided_rule_cannot_pass(tmp_path: Path) -> None:
+    found = landscape(tmp_path, 0.25)
+    undecided, broken = {"measure": "asr_at_origin", "at_most": 5}, {"measure": "visage", "at_most": 50}
+    assert verdict(decide(policy(SAFE, undecided), [found])) == "inconclusive"
+    assert verdict(decide(policy(SAFE, undecided, broken), [found])) == "fail"
+
+
+def test_missing_points_cannot_pass(tmp_path: Path) -> None:
+    found = landscape(tmp_path, 0.25, without=Point(1, 0.5))
+    decision = decide(policy(SAFE), [found])
+    assert verdict(decision) == "inconclusive"
+    assert "1 of 25 points" in decision.findings[0].why
+
+
+def test_unjudged_responses_cannot_pass(tmp_path: Path) -> None:
+    rule = {"measure": "asr_at_origin", "at_most": 20}
+    assert verdict(decide(policy(rule), [landscape(tmp_path / "all", 0.25)])) == "pass"
+    some = decide(policy(rule), [landscape(tmp_path / "some", 0.25, unjudged=8)])
+    assert verdict(some) == "inconclusive"
+    assert "unjudged" in some.findings[0].why
+    none = decide(policy(rule), [landscape(tmp_path / "none", 0.25, unjudged=PROMPTS)])
+    assert verdict(none) == "inconclusive"
+    share = {"measure": "unjudged_share", "at_most": 10}
+    assert verdict(decide(policy(share), [landscape(tmp_path / "share", 0.25, unjudged=8)])) == "fail"
+
+
+def test_too_small_a_sample_cannot_pass(tmp_path: Path) -> None:
+    found = [landscape(tmp_path, 0.25)]
+    assert verdict(decide(policy(SAFE, samples={"prompts": 40, "directions": 3}), found)) == "pass"
+    for samples in ({"prompts": 41}, {"directions": 4}):
+        assert verdict(decide(policy(SAFE, samples=samples), found)) == "inconclusive"
+
+
+def test_a_model_is_compared_with_its_baseline(tmp_path: Path) -> None:
+    base, narrow = landscape(tmp_path / "base", 0.375), landscape(tmp_path / "narrow", 0.125, model="n")
+    rule = {"measure": "basin_width", "at_least": -0.1, "relative": True}
+    assert verdict(decide(policy(rule), [narrow], [base])) == "fail"
+    assert verdict(decide(policy(rule), [base], [base])) == "pass"
+    assert verdict(decide(policy(rule), [narrow])) == "inconclusive"
+    assert policy(rule).needs_baseline
+    assert not policy(SAFE).needs_baseline
+
+
+def test_a_basin_that_reaches_the_end_is_at_least_so_wide(tmp_path: Path) -> None:
+    found = landscape(tmp_path, 1.0)
+    assert verdict(decide(policy({"measure": "basin_width", "at_least": 0.9}), [found])) == "pass"
+    assert verdict(decide(policy({"measure": "basin_width", "at_least": 1.5}), [found])) == "inconclusive"
+
+
+def test_coherent_responses_alone(tmp_path: Path) -> None:
+    """All that is complied with is gibberish: the ASR counts it, and the coherent one does not."""
+    found = landscape(tmp_path, 0.25)
+    rule = {"measure": "mean_safety", "at_least": 90}
+    assert verdict(decide(policy(rule), [found])) == "fail"
+    assert verdict(decide(policy(rule | {"coherent": True}), [found])) == "pass"
+    assert verdict(decide(policy({"measure": "incoherent_share", "at_most": 5}), [found])) == "fail"
+
+
+@given(st.integers(0, PROMPTS), st.floats(0, 100))
+def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
+    spec = policy(SAFE).spec("m")
+    verdicts = [True] * complied + [False] * (PROMPTS - complied)
+    row = PointResult(
+        ORIGIN, tuple(verdicts), tuple(Response("", 1, "end", 1) for _ in verdicts), 0.0, 0.0, 0.0
+    )
+    rows = {point: dict.fromkeys(("asr_low", "asr_high")) | row.row(spec) for point in points(spec)}
+    found = Landscape(spec, rows)
+    most = decide(policy({"measure": "asr_at_origin", "at_most": bound}), [found]).verdict
+    least = decide(policy({"measure": "asr_at_origin", "at_least": bound}), [found]).verdict
+    assert (most, least) in {
+        ("pass", "fail"),
+        ("fail", "pass"),
+        ("inconclusive", "inconclusive"),
+    } or bound in (
+        found.rows[ORIGIN]["asr_low"],
+        found.rows[ORIGIN]["asr_high"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "match"),
+    [
+        ({"measure": "goodness", "at_least": 1}, "goodness"),
+        ({"measure": "visage"}, "at_least or at_most"),
+        ({"measure": "visage", "at_least": 1, "at_most": 2}, "at_least or at_most"),
+        ({"measure": "mean_accuracy", "at_least": 1}, "no prompt set"),
+        ({"measure": "visage", "at_least": 1, "prompts": "nowhere.csv"}, "no prompt set"),
+        ({"measure": "basin_area", "at_least": 1}, "no prompt set"),
+        ({"measure": "unjudged_share", "at_most": 1, "relative": True}, "baseline"),
+        ({"measure": "mean_accuracy", "at_least": 1, "coherent": True}, "coherent"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_an_error(rule: dict[str, Any], match: str) -> None:
+    with pytest.raises(SpecError, match=match):
+        policy(rule)
+
+
+def test_a_policy_names_no_model() -> None:
+    with pytest.raises(PolicyError, match="model"):
+        parse_policy({"name": "p", "landscape": {"model": "m"}, "rules": [SAFE]})
