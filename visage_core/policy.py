@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -24,7 +24,9 @@ from visage_core.readings import INCOHERENT, READINGS, UNJUDGED, rates
 from visage_core.spec import LandscapeSpec, Part, PromptSpec, SpecError, parse_spec, read_spec, spec_error
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+PASS: Final = "pass"  # noqa: S105 - no password
+FAIL: Final = "fail"
+INCONCLUSIVE: Final = "inconclusive"
 AT_ORIGIN = tuple(f"{name}_at_origin" for name in READINGS)
 UNJUDGED_SHARE, INCOHERENT_SHARE = "unjudged_share", "incoherent_share"
 MEASURED = (*dict.fromkeys(name for measures in MEASURES_OF.values() for name in measures),)

@@ -26,7 +26,7 @@ class _Gate(TyperCommand):
             return super().make_context(*arguments, **options)
         except Exception as error:  # typer keeps the class of its usage errors to itself
             if getattr(error, "exit_code", 0) == 2:
-                error.exit_code = BAD_INPUT
+                setattr(error, "exit_code", BAD_INPUT)  # noqa: B010 - no attribute that a type checker knows
             raise
 
 
