@@ -200,7 +200,9 @@ def corrected(measured: Landscape, agreement: Agreement) -> None:
         measured.rows.items(), key=lambda one: (one[0].seed or -1, one[0].alpha, one[0].beta)
     ):
         judged = [verdict for verdict in row["verdicts"] if verdict is not None]
-        found = corrected_rate(row["verdicts"].count(True), len(judged), agreement)
+        # Samples of one prompt are alike: they count as the one prompt.
+        samples = measured.samples
+        found = corrected_rate(row["verdicts"].count(True) / samples, len(judged) / samples, agreement)
         low, high = (math.nan if row[end] is None else row[end] for end in ("asr_low", "asr_high"))
         rate = math.nan if row["asr"] is None else row["asr"]
         table.add_row(str(point), _rate(rate, low, high), _some(found))
@@ -331,7 +333,7 @@ def _description(now: Progress) -> str:
     if now.latest is None:
         return "starting the engine"
     point, rate = now.latest
-    text = f"{point}: ASR " + ("unknown" if rate is None else f"{rate:.1f} %")
+    text = str(point) if rate is None else f"{point}: ASR {rate:.1f} %"
     return f"{text}, {_estimate(now)}" if now.estimate is not None else text
 
 
@@ -351,8 +353,8 @@ def _visage(one: JobStatus) -> str:
 def _doing(one: JobStatus) -> str:
     if one.state != "running" or one.latest is None:
         return "starting the engine" if one.state == "running" else one.state
-    text = f"alpha = {one.latest.alpha:g}: ASR "
-    text += "unknown" if one.latest.asr is None else f"{one.latest.asr:.1f} %"
+    text = f"alpha = {one.latest.alpha:g}"
+    text += "" if one.latest.asr is None else f": ASR {one.latest.asr:.1f} %"
     return f"{text}, VISAGE {_visage(one)}" if one.estimate is not None else text
 
 

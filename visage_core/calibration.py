@@ -77,7 +77,7 @@ class Agreement:
         return Interval(value, low, high)
 
 
-def corrected_rate(complied: int, judged: int, agreement: Agreement) -> Interval | None:
+def corrected_rate(complied: float, judged: float, agreement: Agreement) -> Interval | None:
     """The ASR in percent that a judge's verdicts point to, were it not for its errors; None where these
     outweigh what it finds.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from visage_core.errors import InputError
 from visage_core.grid import Point, surface
-from visage_core.landscape import Landscape
+from visage_core.landscape import Landscape, is_safety
 from visage_core.metrics import Floats, Interval, asr
 from visage_core.readings import as_floats
 
@@ -100,6 +100,10 @@ def copies_of(landscape: Landscape, distance: float) -> Copies:
     model are measured: a choice among the copies would be another defence.
     """
     spec = landscape.spec
+    if not is_safety(landscape.prompts):
+        raise CopiesError("alpha", f"{landscape.prompts.name} are no attacks", "Give a run of some")
+    if landscape.samples > 1:
+        raise CopiesError("alpha", "there are several responses to a prompt", "Give a run with one to each")
     if spec.second_axis is not None:
         raise CopiesError("alpha", "the landscape is a plane", "Give a run along lines")
     lines = [point for seed in spec.seeds for line in surface(spec, seed) for point in line]

@@ -108,10 +108,10 @@ class Landscape:
         return readings(self.spec, self.prompts)
 
     def judged_by(self, number: int) -> Landscape:
-        """The landscape by another of the spec's judges."""
+        """The landscape by another of the spec's judges than the first."""
         rows = {}
         for point, row in self.rows.items():
-            answers = row | {"verdicts": row["opinions"][number - 1] if number else row["verdicts"]}
+            answers = row | {"verdicts": row["opinions"][number - 1]}
             rows[point] = answers | rates(self.spec, self.prompts, answers)
         return Landscape(self.spec, rows, self.prompt_set, self.reading.name)
 
@@ -219,7 +219,7 @@ class Landscape:
             "at_origin": {one.name: self._at_origin(one) for one in self.readings},
             "totals": self._totals(),
             "notes": self._notes(),
-            "judge": self.spec.judges[0].name if isinstance(self.prompts, PromptSpec) else None,
+            "judge": self.spec.judge_names[0] if isinstance(self.prompts, PromptSpec) else None,
             "coherent": None,
             "judges": [],
             **NO_SCORES,
@@ -230,6 +230,8 @@ class Landscape:
             document["notes"].append(f"No score: {error}.")
             estimate = self.estimate()
             return document | {"estimate": estimate and asdict(estimate)}
+        if self.spec.adaptive:
+            return document  # it went where the edge of the first judge's ASR is, and knows of no other edge
         if self.reading.name == "asr" and READINGS["asr_coherent"] in self.readings:
             try:
                 document["coherent"] = NO_SCORES | self.read("asr_coherent")._scores()
@@ -243,9 +245,9 @@ class Landscape:
         """What summary says by another judge. Its scores are null where it left a point without verdicts."""
         landscape = self.judged_by(number)
         document: dict[str, Any] = {
-            "judge": self.spec.judges[number].name,
+            "judge": self.spec.judge_names[number],
             "at_origin": {one.name: landscape._at_origin(one) for one in self.readings},
-            "unjudged": int(np.isnan(landscape.verdicts).sum()),
+            "unjudged": sum(row["verdicts"].count(None) for row in landscape.rows.values()),
             **NO_SCORES,
         }
         try:
@@ -310,7 +312,7 @@ class Landscape:
         if len(self.spec.seeds) == 1:
             notes.append("One direction: the intervals tell of the prompts alone, not of other directions.")
         if is_safety(self.prompts):
-            notes += self._notes_on_safety([rate for rate in measured if rate is not None])
+            notes += self._notes_on_safety([math.nan if rate is None else rate for rate in measured])
         if unjudged := sum(row[UNJUDGED] or 0 for row in self.rows.values()):
             notes.append(f"{unjudged} responses are unjudged; they count for neither side.")
         return notes
@@ -322,7 +324,8 @@ class Landscape:
         if self.spec.adaptive:
             notes.append(
                 f"Adaptive: {len(self.expected)} points find the edges that {count_points(self.spec)} of the "
-                "even grid have. VISAGE and mean safety are means over that grid: there are none."
+                "even grid have. VISAGE and mean safety are means over that grid: there are none, and no "
+                "scores of coherent responses or other judges, whose edges may be elsewhere."
             )
         elif near := [value for value in measured if NEARLY < value < metrics.S_MAX]:
             notes.append(

@@ -21,6 +21,7 @@ from visage_core.queries import Passage, Question
 from visage_core.spec import ChoiceSpec, TextSpec
 
 LETTERS = "ABCDEFGHIJ"
+LONGEST_TOKEN = 32  # characters
 
 
 class QuestionsError(InputError):
@@ -98,7 +99,12 @@ def tokenize_question(tokenizer: Any, asked: Asked) -> Question:
     context = asked.context.rstrip()
     between = asked.context[len(context) :]  # a space belongs to the word after it
     head = _encode(tokenizer, context)
-    choices = [Passage(_encode(tokenizer, context + between + choice), len(head)) for choice in asked.choices]
+    # Where nothing comes before the choices, they are foreseen from what begins a text.
+    begin = [] if head else [_first(tokenizer)]
+    choices = [
+        Passage([*begin, *_encode(tokenizer, context + between + choice)], len(begin) + len(head))
+        for choice in asked.choices
+    ]
     return Question(choices, asked.right)
 
 
@@ -106,22 +112,30 @@ def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
     """The windows of a text, each with its passage: it is foreseen from what begins a text alone. A rest
     that fills no window is left out, unless it is all there is. Raises QuestionsError."""
     try:
-        text = Path(spec.source).read_text(encoding="utf-8-sig")
+        with Path(spec.source).open(encoding="utf-8-sig") as file:
+            # No more than the windows can need: a token is hardly ever longer.
+            text = file.read(None if spec.limit is None else LONGEST_TOKEN * spec.limit * spec.window)
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionsError(
             "prompts.source", f"{spec.source} cannot be read: {error}", "Give a UTF-8 file"
         ) from None
     ids = list(tokenizer.encode(text, add_special_tokens=False))
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if not ids or first is None:
-        raise QuestionsError(
-            "prompts.source",
-            f"{spec.source} is empty, or the tokenizer has nothing that begins a text",
-            "Give a text, and a model whose tokenizer has a bos or eos token",
-        )
+    if not ids:
+        raise QuestionsError("prompts.source", f"{spec.source} is empty", "Give a text")
+    first = _first(tokenizer)
     parts = [ids[begin : begin + spec.window] for begin in range(0, len(ids), spec.window)]
     whole = [part for part in parts if len(part) == spec.window] or parts
     return [(tokenizer.decode(part), Passage([first, *part], 1)) for part in whole[: spec.limit]]
+
+
+def _first(tokenizer: Any) -> int:
+    """The token that begins a text. Raises QuestionsError."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise QuestionsError(
+        "model", "its tokenizer has nothing that begins a text", "Use one with a bos or eos token"
+    )
 
 
 def _asked(row: _Row, answers: str) -> Asked:
@@ -152,7 +166,7 @@ def _from_file(path: Path) -> list[Any]:
             if path.suffix == ".csv":
                 return _mmlu(list(csv.reader(file, strict=True)))
             return [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise QuestionsError("prompts.source", f"{path} cannot be read: {error}", "Mend the file") from None
 
 

@@ -104,7 +104,9 @@ def readings(spec: LandscapeSpec, asked: AskSpec) -> list[Reading]:
 
 def rates(spec: LandscapeSpec, asked: AskSpec, answers: Mapping[str, Any]) -> dict[str, float | None]:
     """Each reading of a prompt set with the ends of its 95 % interval, as columns of results.POINTS."""
-    found: dict[str, float | None] = {}
+    found: dict[str, float | None] = {
+        f"{name}{end}": None for name in READINGS for end in ("", "_low", "_high")
+    }
     for reading in readings(spec, asked):
         if (rate := reading.at(answers, samples_of(spec, asked))) is not None:
             name = reading.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -383,7 +384,8 @@ class KeywordJudgeSpec(Part):
     @property
     def name(self) -> str:
         """What to call it beside others."""
-        return f"keyword-{Path(self.phrases).stem}"
+        builtin = self.phrases in ("paper", "modern")
+        return f"keyword-{self.phrases}" if builtin else f"phrases of {Path(self.phrases).name}"
 
 
 class JudgeTemplate(Part):
@@ -612,10 +614,14 @@ class LandscapeSpec(Part):
 
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
-        if len({judge.name for judge in self.judges}) != len(self.judges):
+        if len(set(self.judges)) != len(self.judges):
             raise ValueError("judges repeat; give each judge once")
         if len(set(self.prompts)) != len(self.prompts):
             raise ValueError("prompts repeat; give each set of prompts and system prompt once")
+        if self.adaptive and not any(getattr(asked, "harmful", False) for asked in self.prompts):
+            raise ValueError(
+                "adaptive looks for the edge of safety, and no prompts should be refused; add some that are"
+            )
         if self.second_axis is None:
             return self
         one, other = self.axis.direction, self.second_axis.direction
@@ -641,6 +647,15 @@ class LandscapeSpec(Part):
         return named | {f"trajectory.{number}": one for number, one in enumerate(self.trajectory)}
 
     @property
+    def judge_names(self) -> list[str]:
+        """What to call each judge, equal ones with a number."""
+        names: list[str] = []
+        for judge in self.judges:
+            same = sum(name.split(" #")[0] == judge.name for name in names)
+            names.append(f"{judge.name} #{same + 1}" if same else judge.name)
+        return names
+
+    @property
     def seeds(self) -> tuple[int | None, ...]:
         """The seed of each curve or plane; (None,) where no random direction takes part."""
         for axis in (self.axis, self.second_axis):
@@ -657,7 +672,8 @@ def _judge_document(judge: Any) -> Any:
         return judge
     if judge.startswith("python:"):
         return {"kind": "python", "plugin": judge.removeprefix("python:")}
-    return {"kind": "keyword", "phrases": judge.removeprefix("keyword-")}
+    builtin = judge in ("keyword-paper", "keyword-modern")
+    return {"kind": "keyword", "phrases": judge.removeprefix("keyword-") if builtin else judge}
 
 
 def parse_spec(values: object) -> LandscapeSpec:
@@ -668,18 +684,23 @@ def parse_spec(values: object) -> LandscapeSpec:
         raise spec_error(error) from None
 
 
-def spec_error(error: ValidationError) -> SpecError:
-    """What pydantic found first, with its field, its value and the remedy."""
-    first = error.errors()[0]
-    # pydantic names the branch of a union it took ("random"): no field of ours.
-    path = [
+def field_path(location: Sequence[int | str]) -> list[str]:
+    """A field's path from where pydantic says it is, which names the branch of a union it took, too."""
+    pairs = zip(("", *location), location, strict=False)
+    return [
         str(part)
-        for before, part in zip(("", *first["loc"]), first["loc"], strict=False)
+        for before, part in pairs
         if not (
             (before == "direction" and part in BRANCHES)
             or (isinstance(before, int) and part in ASKED | JUDGING)
         )
     ]
+
+
+def spec_error(error: ValidationError) -> SpecError:
+    """What pydantic found first, with its field, its value and the remedy."""
+    first = error.errors()[0]
+    path = field_path(first["loc"])
     seen = first["input"]
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -220,6 +220,8 @@ def _score(values: Floats, drawn: Floats, prompts: int, bounds: Bounds) -> Score
         within = max(0.0, within - mixed)  # the mean over directions has that part of it too
         half = _half_width(between, within, len(values))
         low, high = value - half, value + half
+    if prompts < 2 and math.isinf(bounds[1]):
+        low = high = math.nan  # of one window nothing is known of others
     if within == 0 and bounds == PERCENT:
         # Verdicts that are all alike would make it sure of what a few prompts cannot tell.
         least = wilson(value / 100, prompts)

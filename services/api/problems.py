@@ -23,10 +23,11 @@ from services.jobs.store import (
 )
 from visage_core.errors import InputError
 from visage_core.results import ResultsError
+from visage_core.spec import field_path
 
 MEDIA_TYPE = "application/problem+json"
-# What pydantic and FastAPI put before the field's own path, and the branches of unions that they name.
-NO_FIELDS = ("body", "query", "path", "header", "random", "interpolation")
+# What FastAPI puts before the field's own path.
+PLACES = ("body", "query", "path", "header")
 log = structlog.get_logger("visage.api")
 
 
@@ -122,7 +123,8 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        path = [str(part) for part in first["loc"] if part not in NO_FIELDS]
+        place, *location = first["loc"]
+        path = field_path(location if place in PLACES else first["loc"])
         text = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             text = "there is no such field"

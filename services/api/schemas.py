@@ -78,8 +78,7 @@ class Latest(BaseModel):
     alpha: float
     beta: float
     asr: float | None = Field(
-        description="In percent; null where no response could be judged. Of a first prompt set without an "
-        "ASR, what is measured of it instead."
+        description="In percent; null where no response could be judged, or the first prompt set has none."
     )
 
 
@@ -172,7 +171,7 @@ class GridPoint(BaseModel):
     incoherent: int | None
     unjudged: int | None
     verdicts: list[bool | None] = Field(
-        description="By prompt: complied with, or answered rightly? Null: unjudged."
+        description="By prompt, and by sample of each: complied with, or answered rightly? Null: unjudged."
     )
     opinions: list[list[bool | None]] = Field(description="The verdicts of the judges after the first.")
     gibberish: list[bool | None] = Field(description="By prompt: gibberish? Null: not asked, as of refusals.")

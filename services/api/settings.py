@@ -44,7 +44,9 @@ class Settings(BaseModel):
         default=(), description="Patterns of hub data sets that jobs may take prompts from."
     )
     judges: tuple[str, ...] = Field(
-        default=(), description="URLs of judges to which jobs may send responses, up to and with /v1."
+        default=(),
+        description="URLs of judges to which jobs may send responses, up to and with /v1; URL=VARIABLE where "
+        "that environment variable, VISAGE_JUDGE_KEY..., holds the key.",
     )
     workers: int = Field(default=1, ge=1, description="Engines at the same time.")
     cores: int | None = Field(default=None, ge=1, description="CPU cores of a worker where there is no GPU.")

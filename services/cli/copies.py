@@ -26,8 +26,12 @@ def copies(
     # Imported here: they take a second, and `visage --help` should not.
     from services.sweep.report import load_landscapes
     from visage_core.copies import copies_of
+    from visage_core.landscape import is_safety
 
-    found = [(one.prompts.name, copies_of(one, alpha)) for one in load_landscapes(folder)]
+    landscapes = load_landscapes(folder)
+    # The requests of a run with other prompt sets beside them; of one without any, the error says so.
+    attacks = [one for one in landscapes if is_safety(one.prompts)] or landscapes
+    found = [(one.prompts.name, copies_of(one, alpha)) for one in attacks]
     if as_json:
         document = {"landscapes": [{"prompts": name} | _document(one) for name, one in found]}
         print(json.dumps(document, indent=2))

@@ -112,5 +112,12 @@ def _watch(client: Client, job: str) -> None:
         show.err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
     show.job(last)
-    if last.state != State.DONE or last.visage is None:
+    if last.state != State.DONE or (last.visage is None and _should_have_score(client, job)):
         raise typer.Exit(FAILED)
+
+
+def _should_have_score(client: Client, job: str) -> bool:
+    from visage_core.landscape import has_visage
+
+    spec = client.get(job).spec
+    return has_visage(spec, spec.prompts[0])

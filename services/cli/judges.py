@@ -16,7 +16,7 @@ from visage_core.calibration import Agreement
 from visage_core.judges import JUDGES
 from visage_core.labels import COHERENCE, read_coherence, read_labels
 from visage_core.results import Results
-from visage_core.spec import SpecError, parse_spec, read_spec
+from visage_core.spec import LandscapeSpec, SpecError, parse_spec, read_spec
 
 judges = typer.Typer(no_args_is_help=True, help="Hold judges against human labels.")
 app.add_typer(judges, name="judges")
@@ -49,36 +49,46 @@ def evaluate(
     from services.sweep.report import load_landscapes
 
     labelled = read_labels(file)
-    given = read_spec(spec).get("judges") if spec else judge or list(JUDGES)
-    judges = parse_spec({"model": "none", "judges": given}).judges if given else ()
+    given = {"judges": judge or list(JUDGES)} if spec is None else read_spec(spec)
+    asked = parse_spec({"model": "none"} | {name: given[name] for name in given if name == "judges"})
     people = [one.complied for one in labelled]
     items = [(one.prompt, one.response) for one in labelled]
-    found = {one.name: Agreement.of(people, verdicts(one, items)) for one in judges}
+    found = {
+        name: Agreement.of(people, verdicts(one, items))
+        for name, one in zip(asked.judge_names, asked.judges, strict=True)
+    }
+    own = ""
     if run is not None:
-        _note(run, file, found)
+        own = _note(run, file, asked, found)
     if as_json:
         print(json.dumps({name: _document(one) for name, one in found.items()}, indent=2))
         return
     show.judges(found)
     for landscape in [] if run is None else load_landscapes(run):
         if landscape.reading.name in ("asr", "refusal_rate"):
-            show.corrected(landscape, found[landscape.spec.judges[0].name])
+            show.corrected(landscape, found[own])
 
 
-def _note(run: Path, file: Path, found: dict[str, Agreement]) -> None:
-    """Keep in a run's folder how its judges agree with people. Raises SpecError where its first one was not
-    looked at."""
+def _note(run: Path, file: Path, asked: LandscapeSpec, found: dict[str, Agreement]) -> str:
+    """Keep in a run's folder how its judges agree with people; gives the name here of its first one. Raises
+    SpecError where that was not looked at."""
     from services.sweep.report import CALIBRATION, load_landscapes, write_summary
 
-    own = load_landscapes(run)[0].spec.judges[0].name
-    if own not in found:
+    measured = load_landscapes(run)[0].spec
+    own = measured.judges[0]
+    if own not in asked.judges:
         raise SpecError(
-            "judge", f"{run} was judged by {own}", f"Give --judge {own}, or --spec {run}/spec.json"
+            "judge", f"{run} was judged by {own.name}", f"Give that judge, or --spec {run / 'spec.json'}"
         )
+    agreement = {
+        measured.judge_names[measured.judges.index(judge)]: _document(found[name])
+        for name, judge in zip(asked.judge_names, asked.judges, strict=True)
+        if judge in measured.judges
+    }
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    agreement = {name: _document(one) for name, one in found.items()}
     Results(run).write_json(CALIBRATION, {"labels_sha256": digest, "judges": agreement})
     write_summary(run)
+    return asked.judge_names[asked.judges.index(own)]
 
 
 @judges.command()

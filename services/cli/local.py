@@ -132,6 +132,8 @@ def run(
 
     `visage spec` tells what each setting means, and its default.
     """
+    from visage_core.landscape import has_visage
+
     document = _spec_document(spec)
     along = _direction(to, adapter, difference, direction, seed)
     along |= {"norm": norm, "only": only, "leave_out": leave_out}
@@ -174,8 +176,12 @@ def run(
         merged = {name: value for name, value in merged.items() if name not in ("model", "models")}
         merged |= {"models": model} if len(model) > 1 else {"model": model[0]}
     specs = parse_experiment(merged)
-    if stop_when is not None and specs[0].adaptive:
-        raise SpecError("stop-when", "an adaptive sweep has no VISAGE", "Give one of the two")
+    if stop_when is not None and not has_visage(specs[0], specs[0].prompts[0]):
+        raise SpecError(
+            "stop-when",
+            "an adaptive sweep, and a first prompt set that should not be refused, have no VISAGE",
+            "Leave it out",
+        )
     _measure(specs, out, address, _stop_when(stop_when))
 
 
@@ -404,10 +410,11 @@ def _prompt_sets(
     given = document.get("prompts") or {}
     sets: list[dict[str, Any]] = [given] if isinstance(given, dict) else list(given)
     more = [one for one in sets if one.get("kind", "requests") != "requests"] + more
-    sets = [one for one in sets if one not in more]
+    sets = [one for one in sets if one not in more] or [{}] * bool(sources or systems)
     if sources:
-        # A column belongs to its source.
-        bare = [{name: value for name, value in one.items() if name != "column"} for one in sets]
+        # A column belongs to its source, and so does whether its requests should be refused.
+        of_source = ("column", "harmful")
+        bare = [{name: value for name, value in one.items() if name not in of_source} for one in sets]
         sets = [one | {"source": source} for source in sources for one in bare]
     if systems:
         sets = [one | {"system": system} for one in sets for system in systems]

@@ -62,7 +62,10 @@ def serve(
         list[str] | None, typer.Option(help="Jobs may take prompts from hub data sets like this.")
     ] = None,
     allow_judge: Annotated[
-        list[str] | None, typer.Option(help="Jobs may have responses judged at this URL; repeat it for more.")
+        list[str] | None,
+        typer.Option(
+            help="Jobs may have responses judged at this URL, or URL=VARIABLE with its key; repeat it."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Engines at the same time.")] = 1,
     cores: Annotated[

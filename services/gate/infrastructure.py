@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.judging.endpoint import EndpointError
 from services.sweep.cluster import ClusterError
-from services.sweep.judging import JudgeDownError
+from services.sweep.judging import JudgeError
 from services.sweep.memory import MemoryShortageError
 from services.sweep.plan import EngineMissingError
 from services.sweep.pool import WorkerStartError
@@ -16,7 +16,7 @@ KINDS = (
     EndpointError,
     EngineMissingError,
     EngineStartError,
-    JudgeDownError,
+    JudgeError,
     MemoryShortageError,
     WorkerStartError,
 )

@@ -32,7 +32,7 @@ class NotAllowedError(InputError):
 @dataclass(frozen=True)
 class Allowed:
     """`roots` are folders; `models` and `datasets` are patterns such as org/* or s3://bucket/models/*;
-    `endpoints` are the URLs of judges."""
+    `endpoints` are the URLs of judges, each as URL or as URL=VARIABLE, the one that holds its key."""
 
     roots: tuple[Path, ...]
     models: tuple[str, ...] = ()
@@ -90,12 +90,20 @@ class Allowed:
             )
         if judge["kind"] == "keyword" and judge["phrases"].endswith(".txt"):
             judge["phrases"] = self._file(judge["phrases"], f"{field}.phrases")
-        if judge["kind"] == "endpoint" and judge["url"].rstrip("/") not in self.endpoints:
-            raise NotAllowedError(
-                f"{field}.url",
-                f"{judge['url']!r} is not among the endpoints that this service sends responses to",
-                "GET /v1/judges tells what there is",
-            )
+        if judge["kind"] == "endpoint":
+            listed = dict(_endpoint(entry) for entry in self.endpoints)
+            url = judge["url"].rstrip("/")
+            if url not in listed:
+                raise NotAllowedError(
+                    f"{field}.url",
+                    f"{judge['url']!r} is not among the endpoints that this service sends responses to",
+                    "GET /v1/judges tells what there is",
+                )
+            if judge["key"] not in (None, listed[url]):
+                raise NotAllowedError(
+                    f"{field}.key", f"{judge['key']!r} is not that endpoint's key", "Leave it out"
+                )
+            judge["key"] = listed[url]
 
     def _file(self, name: str, field: str) -> str:
         path = self._inside(name)
@@ -188,6 +196,12 @@ def _holds_prompts(path: Path) -> bool:
     """Whether a file may be of prompts or of an attack, by its name and place."""
     # The JSON files in a checkpoint's folder are the checkpoint's.
     return path.suffix in FILES and (path.suffix != ".json" or not (path.parent / "config.json").exists())
+
+
+def _endpoint(entry: str) -> tuple[str, str | None]:
+    """An endpoint's URL, and the environment variable that holds its key."""
+    url, _, variable = entry.partition("=")
+    return url.rstrip("/"), variable or None
 
 
 def _walk(folder: Path, depth: int) -> Iterable[Path]:

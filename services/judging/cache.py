@@ -43,13 +43,14 @@ class VerdictCache:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             file = sqlite3.connect(self._path, timeout=WAIT_SECONDS)
             try:
                 with file:
                     yield file
             finally:
                 file.close()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise CacheError(
                 "judge.cache",
                 f"{self._path} is no usable file of verdicts: {error}",

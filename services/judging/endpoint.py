@@ -1,8 +1,9 @@
 """A judge behind a URL that speaks OpenAI's API: vLLM, and most hosted models.
 
 A verdict that cannot be had is None, whatever went wrong with it; the others are not lost. What would go
-wrong with every item is an error instead: a key that is not accepted (401), an address or a model that is
-not there (404, 405, a redirect). 403 is not among these, for services also refuse single texts with it.
+wrong with every item is an error instead: a service that is down, a key that is not accepted (401), an
+address or a model that is not there (404, 405, a redirect). 403 is not among these, for services also
+refuse single texts with it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -36,6 +38,7 @@ from visage_core.judges.templates import CONTROLS, Template, defused
 
 FATAL = {401, 404, 405}
 LONGEST_WAIT = 60.0
+MOST_UNANSWERED = 0.5  # Of more requests without any answer, the service is down: none of them is unjudged.
 log = structlog.get_logger("visage.judging")
 Item = tuple[str, str]
 
@@ -125,8 +128,8 @@ class Endpoint:
         self.cost = Cost()
 
     async def judge(self, items: Sequence[Item]) -> list[bool | None]:
-        """The verdicts of items, in their order; None where there is none. Raises EndpointError and
-        CacheError."""
+        """The verdicts of items, in their order; None where there is none. Raises EndpointError, of a service
+        that is down, too, and CacheError."""
         digests = [self._digest(item) for item in items]
         open_items = dict(zip(digests, items, strict=True))
         verdicts: dict[str, bool | None] = dict(self._cache.find(open_items) if self._cache else {})
@@ -135,9 +138,16 @@ class Endpoint:
         self._add(cached=len(items) - len(open_items))
         places = asyncio.Semaphore(self._concurrency)
 
+        unanswered = 0
+
         async def ask(http: httpx.AsyncClient, digest: str, item: Item) -> None:
+            nonlocal unanswered
             async with places:
-                verdict = verdicts[digest] = await self._ask(http, item)
+                try:
+                    verdict = verdicts[digest] = await self._ask(http, item)
+                except _Again as error:
+                    verdict = verdicts[digest] = self._none(str(error))
+                    unanswered += 1
             if verdict is not None and self._cache:
                 self._cache.keep(digest, verdict)
 
@@ -150,6 +160,13 @@ class Endpoint:
             except* InputError as errors:
                 found = errors
             else:
+                if unanswered > MOST_UNANSWERED * len(open_items):
+                    raise EndpointError(
+                        "judge.url",
+                        f"{self._url} gave no answer to {unanswered} of {len(open_items)} requests, "
+                        f"{self._tries} times each",
+                        "See that it is there; what it has answered is kept",
+                    )
                 return [verdicts[digest] for digest in digests]
         raise found.exceptions[0]
 
@@ -161,12 +178,9 @@ class Endpoint:
             stop=stop_after_attempt(self._tries),
             reraise=True,
         )
-        try:
-            async for attempt in attempts:
-                with attempt:
-                    answer = await self._send(http, body)
-        except _Again as error:
-            return self._none(str(error))
+        async for attempt in attempts:
+            with attempt:
+                answer = await self._send(http, body)
         if answer.is_redirect or answer.status_code in FATAL:
             raise EndpointError(
                 "judge.url",
@@ -280,4 +294,4 @@ def _retry_after(answer: httpx.Response) -> float | None:
             seconds = (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return None
-    return min(max(seconds, 0.0), LONGEST_WAIT)
+    return min(max(seconds, 0.0), LONGEST_WAIT) if math.isfinite(seconds) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -93,7 +94,7 @@ def _respond(
     spec = plan.spec
     # A judge that comes later may see more in the rest of a response.
     certain = spec.generation.early_stop and len(plan.keywords) == len(spec.judges)
-    stops = shared_stops(list(plan.keywords.values())) if certain else []
+    stops = shared_stops(tuple(plan.keywords.values())) if certain else []
     responses = engine.generate(list(requests.values()), spec.generation, stops, interrupted)
     return {number: _judged(plan, response) for number, response in zip(requests, responses, strict=True)}
 
@@ -127,9 +128,12 @@ def _passages(query: Query) -> list[Passage]:
 def _scored(query: Query, scores: list[float]) -> Answer:
     response = Response("", 0, "end", query.size)
     if isinstance(query, Question):
-        return Answer(scores.index(max(scores)) == query.right, response)
+        # A model that moved so far that it has no likelihoods gives no answer.
+        known = all(map(math.isfinite, scores))
+        return Answer(scores.index(max(scores)) == query.right if known else None, response)
     assert isinstance(query, Passage)
-    return Answer(None, replace(response, nll=-scores[0] / (query.size - query.begin)))
+    nll = -scores[0] / (query.size - query.begin)
+    return Answer(None, replace(response, nll=nll if math.isfinite(nll) else None))
 
 
 def _marked(answer: Answer, gibberish: bool) -> Answer:

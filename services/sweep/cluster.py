@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,21 +66,30 @@ def on_this_node(actor: type, **options: Any) -> Any:
 
 
 def worker_resources(
-    resources: ResourcesSpec, tensor_parallel: int = 1, judge_cores: int = 0
+    resources: ResourcesSpec, tensor_parallel: int = 1, judges: Sequence[int] = ()
 ) -> WorkerResources:
     """What each of some workers gets: GPUs where the cluster has some, else CPU cores in equal shares of what
-    judge models leave."""
+    judge models leave. `judges` are the CPU cores of each of these; on GPUs it has one."""
     total = ray.cluster_resources()
-    if total.get("GPU", 0):
+    if gpus := int(total.get("GPU", 0)):
+        # Workers that find no room now may find it later, but with no judge the first point never ends.
+        if judges and len(judges) + tensor_parallel > gpus:
+            raise ClusterError(
+                "judges",
+                f"{len(judges)} judge models and a worker of {tensor_parallel} need more than {gpus} GPUs",
+                "Serve the judge elsewhere, and name its endpoint",
+            )
         return WorkerResources(cores=1, gpus=tensor_parallel)
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    cpus = int(total.get("CPU", 1))
-    if judge_cores >= cpus:
-        raise ClusterError(
-            "judges.cores", f"{judge_cores} of {cpus} cores leave none for the sweep", "Use fewer"
-        )
-    share = max(1, min(largest, (cpus - judge_cores) // resources.workers))
+    cpus, reserved = int(total.get("CPU", 1)), sum(judges)
+    share = max(1, min(largest, (cpus - reserved) // resources.workers))
     cores = resources.cores or share
+    if judges and reserved + cores > cpus:
+        raise ClusterError(
+            "judges.cores",
+            f"{reserved} cores for judges and {cores} for a worker are more than the {cpus} there are",
+            "Use fewer, or serve the judge elsewhere and name its endpoint",
+        )
     if cores > largest:
         raise ClusterError(
             "resources.cores", f"{cores} cores, and the largest machine has {largest}", "Use fewer"

@@ -174,7 +174,8 @@ class Coordinator:
             self._measured += 1
             if self._has_visage:
                 self._verdicts[shard.point] = results[0].by_prompt(self._plan.spec).astype(np.float16)
-            self._latest = (shard.point, self._rates[0][shard.point])
+            rate = self._rates[0][shard.point] if is_safety(self._plan.spec.prompts[0]) else None
+            self._latest = (shard.point, rate)
             meters.points.inc()
         await self._settle()
 

@@ -47,15 +47,16 @@ class Engines:
     def judges(self, plan: Plan) -> dict[int, Any]:
         """The actors of the judges of a plan that are models, by their number in its spec."""
         server, engine = self.server(), plan.spec.engine
-        found = {}
+        found, beside = {}, 0
         with self._lock:
             for number, folder in plan.judges.items():
                 spec = plan.spec.judges[number]
                 assert isinstance(spec, ModelJudgeSpec)
                 key = judge_key(folder, spec, engine)
                 if key not in self._actors:
-                    self._actors[key] = judge_actor(folder, server, spec, engine)
+                    self._actors[key] = judge_actor(folder, server, spec, engine, beside)
                 found[number] = self._actors[key]
+                beside += spec.cores
         return found
 
     def state(self) -> dict[str, Any]:

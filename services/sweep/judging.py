@@ -33,12 +33,12 @@ from visage_core.spec import (
 
 Item = tuple[str, str]  # what was asked for, and the response
 Verdicts = list[bool | None]
-# A judge model that dies is started again; a response that kills it so often has no verdict.
+# A judge model that dies is started again, and asked the same so often.
 RESTARTS, TRIES = 100, 2
 
 
-class JudgeDownError(InputError):
-    """A judge that gives no verdict at all."""
+class JudgeError(InputError):
+    """A judge model that cannot be started or asked."""
 
 
 class Judge(Protocol):
@@ -50,25 +50,38 @@ class Judge(Protocol):
 class JudgeWorker:
     """Owns the engine of a judge model; a Ray actor runs it. It starts the engine when it is first asked."""
 
-    def __init__(self, folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec) -> None:
+    def __init__(
+        self, folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, beside: int
+    ) -> None:
         self._folder, self._server, self._spec, self._engine = folder, server, spec, engine
+        self._cores = _last_cores(spec.cores, beside)
         self._guard: Guard | None = None
 
     def judge(self, items: Sequence[Item]) -> Verdicts:
         """The verdicts of items. Raises InputError where the judge cannot be started or asked."""
-        if self._guard is None:
-            folder = folder_here(self._folder, self._server)
-            engine = _engine_of(self._spec, self._engine)
-            self._guard = Guard(folder, self._spec.asked_with(), engine, _last_cores(self._spec.cores))
-        return self._guard.judge(items)
+        try:
+            if self._guard is None:
+                folder = folder_here(self._folder, self._server)
+                engine = _engine_of(self._spec, self._engine)
+                self._guard = Guard(folder, self._spec.asked_with(), engine, self._cores)
+            return self._guard.judge(items)
+        except InputError:
+            raise
+        except Exception as error:  # vLLM's own are of many kinds, and may hold what was asked
+            raise JudgeError(
+                "judges",
+                f"{self._spec.name} cannot be asked: {type(error).__name__}",
+                "Its log is in the newest session of Ray's temporary folder, in logs/worker-*.err",
+            ) from None
 
 
-def judge_actor(folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec) -> Any:
-    """A JudgeWorker as a Ray actor, on a GPU of its own where the cluster has some."""
+def judge_actor(folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, beside: int) -> Any:
+    """A JudgeWorker as a Ray actor, on a GPU of its own where the cluster has some; else on CPU cores beside
+    so many that other judges have."""
     gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
     options = {"max_restarts": RESTARTS, "max_task_retries": TRIES}
     place = {"num_gpus": gpus, "num_cpus": 1 if gpus else spec.cores}
-    actor = ray.remote(**options, **place)(JudgeWorker).remote(folder, server, spec, engine)
+    actor = ray.remote(**options, **place)(JudgeWorker).remote(folder, server, spec, engine, beside)
     actor.judge.remote([])  # its engine starts while the sweep's does
     return actor
 
@@ -98,12 +111,13 @@ class LateJudges:
 
     def costs(self) -> dict[str, dict[str, int]]:
         """What endpoints have cost since the job was begun or went on, by the judge's name."""
-        asked = {self._plan.spec.judges[number].name: judge for number, judge in self._judges.items()}
+        names = self._plan.spec.judge_names
+        asked = {names[number]: judge for number, judge in self._judges.items()}
         return {name: asdict(judge.cost) for name, judge in asked.items() if isinstance(judge, Endpoint)}
 
     async def judge(self, results: list[PointResult]) -> list[PointResult]:
         """A point's results with the verdicts of these judges, and without texts that are not to be kept.
-        Raises InputError where an endpoint answers nothing at all: the point is to be measured again."""
+        Raises InputError where a judge cannot be asked: the point is to be measured again."""
         spec = self._plan.spec
         judged = []
         for result in results:
@@ -132,15 +146,15 @@ class LateJudges:
         return replace(result, verdicts=tuple(first), responses=responses)
 
     async def _ask(self, number: int, items: list[Item]) -> Verdicts:
-        verdicts, spec = await self._judges[number].judge(items), self._plan.spec.judges[number]
-        # A service that is down is no reason to write off a point.
-        if isinstance(spec, EndpointJudgeSpec) and all(verdict is None for verdict in verdicts):
-            raise JudgeDownError(
-                f"judges.{number}",
-                f"{spec.name} gave no verdict on any of {len(items)} responses",
-                "See that it is there, and a judge of this template; finished points are kept",
-            )
-        return verdicts
+        try:
+            return await self._judges[number].judge(items)
+        except InputError:
+            raise
+        except Exception as error:  # whatever it is, the point must not be lost in silence
+            name = self._plan.spec.judge_names[number]
+            raise JudgeError(
+                f"judges.{number}", f"{name} cannot be asked: {type(error).__name__}", "See the logs"
+            ) from None
 
 
 def verdicts(spec: JudgeSpec, items: Sequence[Item]) -> Verdicts:
@@ -169,7 +183,7 @@ class _Model:
                 raise error.cause from None
             raise
         except RayError as error:
-            raise JudgeDownError("judges", f"a judge model is gone: {error}", "See Ray's logs") from None
+            raise JudgeError("judges", f"a judge model is gone: {error}", "See Ray's logs") from None
 
 
 def _engine_of(spec: ModelJudgeSpec, sweep: EngineSpec) -> EngineSpec:
@@ -192,6 +206,7 @@ def _endpoint(spec: EndpointJudgeSpec) -> Endpoint:
     )
 
 
-def _last_cores(count: int) -> list[int]:
-    """CPU cores for a judge: sweeps take theirs from the other end."""
-    return sorted(psutil.Process().cpu_affinity() or [])[-count:]
+def _last_cores(count: int, beside: int) -> list[int]:
+    """CPU cores for a judge, before those of others: sweeps take theirs from the other end."""
+    cores = sorted(psutil.Process().cpu_affinity() or [])
+    return cores[max(0, len(cores) - beside - count) : len(cores) - beside] or cores[-count:]

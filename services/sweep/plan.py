@@ -124,6 +124,14 @@ def check(spec: LandscapeSpec) -> Checked:
         for number, judge in judges.items()
         if isinstance(judge, ModelJudgeSpec)
     }
+    for number, model in models.items():
+        judge, most = judges[number], model.config.get("max_position_embeddings")
+        if isinstance(judge, ModelJudgeSpec) and most is not None and judge.max_model_len > most:
+            raise SpecError(
+                f"judges.{number}.max_model_len",
+                f"{judge.max_model_len} is more than the judge's {most}",
+                f"Use at most {most}",
+            )
     return Checked(base, files, prompts, queries, keywords, models)
 
 

@@ -112,16 +112,20 @@ class Run:
                 ray.get(coordinator.cancel.remote(), timeout=20)
 
     def _start_what_is_missing(self) -> None:
-        pool, server = self.engines.pool(), self.engines.server()
-        anew = self._served_by != (pool, server)
+        server = self.engines.server()
+        anew = self._served_by is None or self._served_by[1] != server
         if anew and self.outside:
-            self._plan_ref = ray.put(self.plan.moved(lambda folder: store_folder(folder, server)))
+            self._plan_there = self.plan.moved(lambda folder: store_folder(folder, server))
+            self._plan_ref = ray.put(self._plan_there)
         elif anew:
             ray.get(server.serve.remote(self.plan.folders))
+        # Judges before the workers, which take all the room that is left.
+        judges = self.engines.judges(self._plan_there if self.outside else self.plan)
+        pool = self.engines.pool()
+        anew = anew or self._served_by != (pool, server)
         if self._coordinator is None:
             anew = True
             folder = None if self.outside else self.out
-            judges = self.engines.judges(self.plan)
             actor = on_this_node(Coordinator).remote(
                 self.plan, folder, self.stop_when, not self.outside, judges
             )
@@ -206,8 +210,8 @@ def open_runs(
     for plan, out in zip(plans, outs, strict=True):
         require_same_job(Results(out), plan)
     with cluster(address):
-        judge_cores = sum(one.cores for one in first.judges if isinstance(one, ModelJudgeSpec))
-        resources = worker_resources(first.resources, first.engine.tensor_parallel, judge_cores)
+        judges = [one.cores for one in first.judges if isinstance(one, ModelJudgeSpec)]
+        resources = worker_resources(first.resources, first.engine.tensor_parallel, judges)
         engines = Engines(first.resources.workers, resources)
         runs = [
             Run(

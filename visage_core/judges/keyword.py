@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from visage_core.errors import InputError
@@ -187,6 +187,10 @@ JUDGES = {
 }
 
 
+# A judge of more is no list of phrases: each is looked for in every response.
+MOST_PHRASES, MOST_BYTES = 1_000, 100_000
+
+
 class PhrasesError(InputError):
     """A file of phrases that cannot be used."""
 
@@ -196,18 +200,23 @@ def keyword_judge(name: str, phrases: str) -> KeywordJudge:
     if (known := JUDGES.get(f"keyword-{phrases}")) is not None:
         return known
     try:
+        if Path(phrases).stat().st_size > MOST_BYTES:
+            raise PhrasesError("judges.phrases", f"{phrases} is no list of phrases: too large", "Shorten it")
         lines = Path(phrases).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PhrasesError(
             "judges.phrases", f"{phrases} cannot be read: {error}", "Give a UTF-8 file"
         ) from None
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not found:
-        raise PhrasesError("judges.phrases", f"{phrases} holds no phrase", "Give one a line")
+    if not found or len(found) > MOST_PHRASES:
+        raise PhrasesError(
+            "judges.phrases", f"{phrases} holds {len(found)} phrases", f"Give 1 to {MOST_PHRASES}, one a line"
+        )
     return KeywordJudge(name, found, fold=True)
 
 
-def shared_stops(judges: Sequence[KeywordJudge]) -> list[str]:
+@lru_cache(maxsize=64)
+def shared_stops(judges: tuple[KeywordJudge, ...]) -> list[str]:
     """Strings that decide for all of several judges."""
     stops = dict.fromkeys(stop for judge in judges for stop in judge.stops())
     return [stop for stop in stops if all(judge.refused(stop) for judge in judges)]

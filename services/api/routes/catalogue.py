@@ -10,7 +10,8 @@ from services.api.schemas import JudgeInfo, Judges, Names, PromptSetInfo, Prompt
 from visage_core.judges import JUDGES
 from visage_core.judges.templates import TEMPLATES
 from visage_core.prompts import BUILT_IN, load_prompts
-from visage_core.spec import PromptSpec
+from visage_core.questions import load_questions
+from visage_core.spec import ChoiceSpec, PromptSpec
 
 router = APIRouter(prefix="/v1", tags=["catalogue"], responses=documented())
 
@@ -28,6 +29,7 @@ def prompt_sets(what: Services, who: Reader) -> PromptSets:  # noqa: ARG001
         PromptSetInfo(source=name, prompts=len(load_prompts(PromptSpec(source=name, limit=None)).prompts))
         for name in BUILT_IN
     ]
+    items.append(PromptSetInfo(source="facts", prompts=len(load_questions(ChoiceSpec(limit=None)))))
     items += [PromptSetInfo(source=path, prompts=None) for path in what.allowed.prompts_here()]
     return PromptSets(items=items, patterns=list(what.allowed.datasets))
 
@@ -45,5 +47,5 @@ def judges(what: Services, who: Reader) -> Judges:  # noqa: ARG001
             for judge in JUDGES.values()
         ],
         templates=list(TEMPLATES),
-        endpoints=list(what.allowed.endpoints),
+        endpoints=[entry.partition("=")[0] for entry in what.allowed.endpoints],
     )

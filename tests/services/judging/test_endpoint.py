@@ -111,9 +111,10 @@ def test_a_url_that_is_none_is_an_error(url: str) -> None:
         endpoint(url)
 
 
-def test_a_judge_that_is_down_gives_no_verdict() -> None:
+def test_a_judge_that_is_down_is_an_error() -> None:
     asked = endpoint(f"http://127.0.0.1:{free_port()}/v1", tries=2)
-    assert verdicts(asked) == [None, None]
+    with pytest.raises(EndpointError, match="no answer to 2 of 2 requests"):
+        verdicts(asked)
     assert asked.cost.requests == 4
 
 
@@ -121,7 +122,8 @@ def test_a_judge_that_is_slow_is_asked_again(judge: FakeJudge) -> None:
     judge.replies = [30.0]
     assert verdicts(endpoint(judge.url, timeout=0.5), ITEMS[:1]) == [True]
     judge.replies = [30.0, 30.0]
-    assert verdicts(endpoint(judge.url, timeout=0.5, tries=2), ITEMS[:1]) == [None]
+    with pytest.raises(EndpointError, match="no answer to 1 of 1"):
+        verdicts(endpoint(judge.url, timeout=0.5, tries=2), ITEMS[:1])
 
 
 def in_two_seconds() -> str:
@@ -135,6 +137,12 @@ def test_a_judge_is_given_the_time_that_it_asks_for(judge: FakeJudge, form: str)
     assert verdicts(endpoint(judge.url, concurrency=1)) == [True, False]
     assert judge.times[1] - judge.times[0] > 0.9
     assert len(judge.times) == 3
+
+
+@pytest.mark.parametrize("asked_for", ["nan", "inf", "soon"])
+def test_a_time_that_is_none_is_no_time(judge: FakeJudge, asked_for: str) -> None:
+    judge.replies = [as_json({}, 429, **{"retry-after": asked_for})]
+    assert verdicts(endpoint(judge.url), ITEMS[:1]) == [True]
 
 
 def test_errors_of_the_moment_are_tried_again(judge: FakeJudge) -> None:
