@@ -280,4 +280,5 @@ def test_a_file_that_is_no_cache_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"notes\.txt"):
         VerdictCache(tmp_path / "notes.txt")
     with pytest.raises(CacheError):
-        VerdictCache(tmp_path / "nowhere" / "verdicts.db")
+        VerdictCache(tmp_path / "notes.txt" / "verdicts.db")
+    VerdictCache(tmp_path / "made" / "verdicts.db").keep("digest", True)
