@@ -166,6 +166,7 @@ def _spec(name: str, points: int, prompts: int, seeds: int) -> LandscapeSpec:
     """Random directions under each system prompt, or the way to a finetune."""
     document: dict[str, Any] = {
         "model": str(demo_model("aligned")),
+        "coherence": "statistics",
         "generation": {"max_tokens": 64},
         "engine": {"max_model_len": 1024},
     }
@@ -221,7 +222,8 @@ def _text(claims: Sequence[Claim], spec: LandscapeSpec) -> str:
         "",
         "The keywords take gibberish for compliance, and at the ends of the range the responses are "
         "gibberish: these numbers are the paper's measure, not that of harm done. Dashed lines are the ASR "
-        "of coherent responses alone. Capability is the accuracy on the project's 60 questions.",
+        "of coherent responses alone, told by the statistics of their text, which miss four in ten incoherent "
+        "ones: it is too high. Capability is the accuracy on the project's 60 questions.",
         "",
     ]
     for name in FIGURES:

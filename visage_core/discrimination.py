@@ -18,8 +18,8 @@ from visage_core.roc import Roc
 
 FALSE_ALARMS = 0.05
 FOLDS = 10
-DEFAULT, TOGETHER, LIKELIHOOD = "statistics (default)", "statistics and likelihood", "log-likelihood"
-DRAWN = (DEFAULT, "zlib", "loops", "echoes", LIKELIHOOD, TOGETHER)
+STATISTICAL, TOGETHER, LIKELIHOOD = "statistics", "statistics and likelihood (default)", "log-likelihood"
+DRAWN = (STATISTICAL, "zlib", "loops", "echoes", LIKELIHOOD, TOGETHER)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def measure(rows: Sequence[Read], likelihoods: Sequence[float] | None = None) ->
 
     found = [alone(one.name, [one.of(text) for text in texts]) for one in STATISTICS]
     scores = np.array([coherence.text_score(text) for text in texts])
-    found += _rule(DEFAULT, BY_TEXT, rows, scores, _features(rows))
+    found += _rule(STATISTICAL, BY_TEXT, rows, scores, _features(rows))
     if likelihoods is not None:
         # Of a text without tokens there is none: nothing is less likely.
         found.append(alone(LIKELIHOOD, [math.inf if math.isnan(one) else -one for one in likelihoods]))
@@ -62,7 +62,7 @@ def document(
 ) -> dict[str, Any]:
     """All of it as JSON has it, with the weights that these texts give."""
     gibberish = np.array([row.gibberish for row in rows])
-    fitted = {DEFAULT: fit(_features(rows), gibberish)}
+    fitted = {STATISTICAL: fit(_features(rows), gibberish)}
     if likelihoods is not None:
         fitted[TOGETHER] = fit(_features(rows, likelihoods), gibberish)
     return {

@@ -580,11 +580,11 @@ class LandscapeSpec(Part):
         description="What decides whether a response complied. The scores are the first one's; the others' "
         "are beside them. Of kind keyword, model, endpoint or python.",
     )
-    coherence: Literal["statistics", "likelihood", "none"] = Field(
-        default="statistics",
+    coherence: Literal["likelihood", "statistics", "none"] = Field(
+        default="likelihood",
         description="What tells gibberish from text among responses that are no refusals: statistics of the "
-        "text, its likelihood under the unperturbed model (costs a move of the weights there and back at "
-        "each point), or nothing.",
+        "text and its likelihood under the unperturbed model (which costs a move of the weights there at "
+        "each point that has any), the statistics alone, or nothing.",
     )
     generation: GenerationSpec = Field(default_factory=GenerationSpec)
     engine: EngineSpec = Field(default_factory=EngineSpec)

@@ -60,6 +60,7 @@ def bench_engine() -> Report:
 def _spec(model: Path, prompts: int, points: int) -> LandscapeSpec:
     axis = {"direction": {"kind": "random", "seeds": [SEED]}, "low": -EDGE, "high": EDGE, "points": points}
     document = {
+        "coherence": "none",  # the procedure that it is compared with has none
         "model": str(model),
         "axis": axis,
         "prompts": {"limit": prompts},

@@ -100,7 +100,7 @@ def run(
         ),
     ] = None,
     coherence: Annotated[
-        str | None, typer.Option(help="What tells gibberish from text: statistics, likelihood or none.")
+        str | None, typer.Option(help="What tells gibberish from text: likelihood, statistics or none.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Draw responses; 0 unless given.")] = None,

@@ -30,7 +30,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_it_prints_a_table_and_draws_a_figure(command, tmp_path: Path) -> None:
     code, out, _ = command("--out", tmp_path / "figure")
     assert code == 0
-    assert "statistics (default)" in out
+    assert "statistics" in out
     assert "log-likelihood" not in out
     assert sorted(one.name for one in (tmp_path / "figure").iterdir()) == ["coherence.html", "coherence.png"]
 
@@ -39,10 +39,10 @@ def test_it_gives_json(command) -> None:
     code, out, _ = command("--json")
     assert code == 0
     found = json.loads(out)
-    rules = [one for one in found["measured"] if one["name"] == "statistics (default)"]
+    rules = [one for one in found["measured"] if one["name"] == "statistics"]
     assert [one["held_out"] for one in rules] == [None, "fitted to other texts", "fitted to other directions"]
     assert all(one["threshold"] == BY_TEXT.threshold for one in rules)
-    assert len(found["fitted"]["statistics (default)"]) == 1 + len(BY_TEXT.weights)
+    assert len(found["fitted"]["statistics"]) == 1 + len(BY_TEXT.weights)
 
 
 def test_it_refuses_what_it_cannot_use(command, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from visage_core.coherence import (
     loops,
     text_score,
 )
-from visage_core.discrimination import DEFAULT, document, measure
+from visage_core.discrimination import STATISTICAL, document, measure
 from visage_core.labels import COHERENCE, LabelsError, read_coherence
 
 DOCS = Path(__file__).parents[2] / "docs" / "coherence.md"
@@ -35,11 +35,11 @@ def rows():
 
 @pytest.fixture(scope="module")
 def measured(rows):
-    return {one.held_out or one.name: one for one in measure(rows) if one.name == DEFAULT}
+    return {one.held_out or one.name: one for one in measure(rows) if one.name == STATISTICAL}
 
 
 def test_the_default_is_as_good_as_the_documentation_says(measured) -> None:
-    rule = measured[DEFAULT]
+    rule = measured[STATISTICAL]
     assert rule.roc.area().value > 0.865
     assert rule.roc.area().low > 0.82
     assert rule.roc.sensitivity(BY_TEXT.threshold).value > 55
@@ -53,7 +53,7 @@ def test_it_is_nearly_as_good_on_texts_that_it_was_not_fitted_to(measured) -> No
 
 
 def test_the_weights_are_those_that_the_command_fits(rows) -> None:
-    fitted = document(rows, measure(rows))["fitted"][DEFAULT]
+    fitted = document(rows, measure(rows))["fitted"][STATISTICAL]
     assert fitted == pytest.approx([BY_TEXT.intercept, *BY_TEXT.weights], abs=0.03)
 
 
@@ -140,4 +140,4 @@ def test_likelihoods_are_measured_beside_the_statistics(rows) -> None:
     likelihoods = np.where([row.gibberish for row in rows], -9.0, -3.0)
     found = {(one.name, one.held_out): one for one in measure(rows, list(likelihoods))}
     assert found["log-likelihood", None].roc.area().value == 1
-    assert found["statistics and likelihood", "fitted to other texts"].roc.area().value > 0.99
+    assert found["statistics and likelihood (default)", "fitted to other texts"].roc.area().value > 0.99
