@@ -222,8 +222,8 @@ def _text(claims: Sequence[Claim], spec: LandscapeSpec) -> str:
         "",
         "The keywords take gibberish for compliance, and at the ends of the range the responses are "
         "gibberish: these numbers are the paper's measure, not that of harm done. Dashed lines are the ASR "
-        "of coherent responses alone, told by the statistics of their text, which miss four in ten incoherent "
-        "ones: it is too high. Capability is the accuracy on the project's 60 questions.",
+        "of coherent responses alone, told by the statistics of their text, which miss four in ten "
+        "incoherent ones: it is too high. Capability is the accuracy on the project's 60 questions.",
         "",
     ]
     for name in FIGURES:
