@@ -424,13 +424,16 @@ class Templated(Part):
 
 
 class ModelJudgeSpec(Templated):
-    """A model that judges, in an engine of its own beside the sweep's."""
+    """A model that judges, in engines of its own beside the sweep's."""
 
     kind: Literal["model"] = "model"
     model: str = Field(min_length=1, description="Path or hub id of the judge.")
     max_model_len: int = Field(default=4096, ge=16, description="Longest input and answer, in tokens.")
     kv_cache_gib: int = Field(default=1, ge=1, description="Memory for its KV cache on a CPU, in GiB.")
-    cores: int = Field(default=1, ge=1, description="Its CPU cores, where there is no GPU.")
+    cores: int = Field(
+        default=1, ge=1, description="CPU cores of each of its engines, where there is no GPU."
+    )
+    workers: int = Field(default=1, ge=1, le=1_000, description="Its engines, which share its work.")
 
     @property
     def name(self) -> str:

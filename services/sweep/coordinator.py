@@ -75,7 +75,7 @@ class Coordinator:
         folder: Path | None,
         stop_when: float | None = None,
         report: bool = True,
-        judges: dict[int, Any] | None = None,
+        judges: dict[int, list[Any]] | None = None,
     ) -> None:
         self._plan = plan
         # Ray's client lets a dead process' actors live for half a minute.

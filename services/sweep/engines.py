@@ -44,19 +44,22 @@ class Engines:
                 self._actors["server"] = on_this_node(FileServer).remote()
             return self._actors["server"]
 
-    def judges(self, plan: Plan) -> dict[int, Any]:
+    def judges(self, plan: Plan) -> dict[int, list[Any]]:
         """The actors of the judges of a plan that are models, by their number in its spec."""
         server, engine = self.server(), plan.spec.engine
-        found, beside = {}, 0
+        found: dict[int, list[Any]] = {}
+        beside = 0
         with self._lock:
             for number, folder in plan.judges.items():
                 spec = plan.spec.judges[number]
                 assert isinstance(spec, ModelJudgeSpec)
-                key = judge_key(folder, spec, engine)
-                if key not in self._actors:
-                    self._actors[key] = judge_actor(folder, server, spec, engine, beside)
-                found[number] = self._actors[key]
-                beside += spec.cores
+                found[number] = []
+                for worker in range(spec.workers):
+                    key = f"{judge_key(folder, spec, engine)} {worker}"
+                    if key not in self._actors:
+                        self._actors[key] = judge_actor(folder, server, spec, engine, beside)
+                    found[number].append(self._actors[key])
+                    beside += spec.cores
         return found
 
     def state(self) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Borrowed:
         """The file server, as a Ray actor."""
         return self._server
 
-    def judges(self, plan: Plan) -> dict[int, Any]:
+    def judges(self, plan: Plan) -> dict[int, list[Any]]:
         """None: whoever borrows engines has judges that need none."""
         assert not plan.judges
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -95,7 +96,7 @@ class LateJudges:
     """The judges of a plan that no worker of the sweep asks. `actors` are those that are models, by their
     number in the spec. Raises InputError."""
 
-    def __init__(self, plan: Plan, actors: dict[int, Any]) -> None:
+    def __init__(self, plan: Plan, actors: dict[int, list[Any]]) -> None:
         self._plan = plan
         self._judges: dict[int, Judge] = {}
         for number, spec in enumerate(plan.spec.judges):
@@ -170,14 +171,14 @@ def verdicts(spec: JudgeSpec, items: Sequence[Item]) -> Verdicts:
 
 
 class _Model:
-    """A judge model behind its actor."""
+    """A judge model behind its actors, which take points in turn."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actors: list[Any]) -> None:
+        self._actors = itertools.cycle(actors)
 
     async def judge(self, items: Sequence[Item]) -> Verdicts:
         try:
-            return list(await self._actor.judge.remote(items))
+            return list(await next(self._actors).judge.remote(items))
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None

@@ -210,7 +210,8 @@ def open_runs(
     for plan, out in zip(plans, outs, strict=True):
         require_same_job(Results(out), plan)
     with cluster(address):
-        judges = [one.cores for one in first.judges if isinstance(one, ModelJudgeSpec)]
+        models = [one for one in first.judges if isinstance(one, ModelJudgeSpec)]
+        judges = [one.cores for one in models for _ in range(one.workers)]
         resources = worker_resources(first.resources, first.engine.tensor_parallel, judges)
         engines = Engines(first.resources.workers, resources)
         runs = [
