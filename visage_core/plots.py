@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io as pio
 from scipy.interpolate import RegularGridInterpolator
 
 from visage_core.landscape import Landscape, Surface
@@ -114,7 +115,13 @@ def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
         # kaleido 0.2 is deprecated by plotly, and the only one that needs no Chrome on the machine.
         warnings.simplefilter("ignore", DeprecationWarning)
         width, height = SIZE
-        return bytes(figure.to_image(kind, width=width, height=height, scale=2 if kind == "png" else 1))
+        how = {"width": width, "height": height, "scale": 2 if kind == "png" else 1}
+        try:
+            return bytes(figure.to_image(kind, **how))
+        except ValueError:
+            # Now and then its browser hangs, for good, and says so after a minute: another one does not.
+            pio.kaleido.scope._shutdown_kaleido()
+            return bytes(figure.to_image(kind, **how))
 
 
 def _lay_out(figure: go.Figure, title: str) -> None:
