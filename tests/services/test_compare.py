@@ -70,7 +70,7 @@ def test_what_was_measured_in_another_way_is_not_compared(
     (other / "spec.json").write_text(json.dumps(spec | {"judges": ["keyword-modern"]}), encoding="utf-8")
     done = visage("compare", measured / aligned.name, other)
     assert done.returncode == 2
-    assert 'judge: "keyword-paper" -> "keyword-modern"' in done.stderr
+    assert '"phrases": "modern"' in done.stderr
     missing = visage("compare", measured / aligned.name, tmp_path / "nothing")
     assert missing.returncode == 2
     assert "holds no landscape" in missing.stderr
