@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from services.demo.model import quiet
 from visage_core.checkpoints import Checkpoint
+from visage_core.questions import first_token
 
 LONGEST = 1024
 
@@ -19,13 +21,12 @@ def mean_log_likelihoods(
     """The mean log-likelihood in nats of the tokens of each text, without a prompt, as
     services.engine.engine.Engine tells it; NaN of a text without tokens. Raises CheckpointError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     Checkpoint.open(model)  # transformers would take what is no folder for a name on the hub
-    logging.disable_progress_bar()
+    quiet()
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    first = first_token(tokenizer)
     found = []
     with torch.inference_mode():
         for number, text in enumerate(texts, 1):

@@ -160,6 +160,19 @@ def auto_classes() -> tuple[Any, Any]:
         return AutoConfig, AutoTokenizer
 
 
+def open_tokenizer(path: Path, field: str, error_kind: type[InputError] = CheckpointError) -> Any:
+    """The tokenizer of transformers in a model's folder. Raises CheckpointError, or another kind of error."""
+    _, AutoTokenizer = auto_classes()  # noqa: N806
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise error_kind(
+            field,
+            f"{path} has no usable tokenizer: {str(error).splitlines()[0]}",
+            "Put the model's tokenizer files beside its weights",
+        ) from None
+
+
 def _config(path: Path, field: str) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(

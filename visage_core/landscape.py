@@ -109,9 +109,13 @@ class Landscape:
 
     def judged_by(self, number: int) -> Landscape:
         """The landscape by another of the spec's judges than the first."""
+        return self.answered(lambda row: {"verdicts": row["opinions"][number - 1]})
+
+    def answered(self, otherwise: Callable[[dict[str, Any]], dict[str, Any]]) -> Landscape:
+        """The landscape with other answers, of the same reading: what `otherwise` gives for each row."""
         rows = {}
         for point, row in self.rows.items():
-            answers = row | {"verdicts": row["opinions"][number - 1]}
+            answers = row | otherwise(row)
             rows[point] = answers | rates(self.spec, self.prompts, answers)
         return Landscape(self.spec, rows, self.prompt_set, self.reading.name)
 

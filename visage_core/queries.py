@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Request:
-    """A prompt in the model's tokens, to be answered; `seed` is that of the drawing of its answer."""
-
+class _Tokens:
     tokens: list[int]
-    seed: int | None = None
 
     @property
     def size(self) -> int:
@@ -19,16 +16,17 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Passage:
+class Request(_Tokens):
+    """A prompt in the model's tokens, to be answered; `seed` is that of the drawing of its answer."""
+
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Passage(_Tokens):
     """Tokens of which those from `begin` on, 1 or more, are to be foreseen from those before them."""
 
-    tokens: list[int]
     begin: int
-
-    @property
-    def size(self) -> int:
-        """How many tokens go in."""
-        return len(self.tokens)
 
 
 @dataclass(frozen=True)

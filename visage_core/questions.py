@@ -100,7 +100,7 @@ def tokenize_question(tokenizer: Any, asked: Asked) -> Question:
     between = asked.context[len(context) :]  # a space belongs to the word after it
     head = _encode(tokenizer, context)
     # Where nothing comes before the choices, they are foreseen from what begins a text.
-    begin = [] if head else [_first(tokenizer)]
+    begin = [] if head else [first_token(tokenizer)]
     choices = [
         Passage([*begin, *_encode(tokenizer, context + between + choice)], len(begin) + len(head))
         for choice in asked.choices
@@ -122,13 +122,13 @@ def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     if not ids:
         raise QuestionsError("prompts.source", f"{spec.source} is empty", "Give a text")
-    first = _first(tokenizer)
+    first = first_token(tokenizer)
     parts = [ids[begin : begin + spec.window] for begin in range(0, len(ids), spec.window)]
     whole = [part for part in parts if len(part) == spec.window] or parts
     return [(tokenizer.decode(part), Passage([first, *part], 1)) for part in whole[: spec.limit]]
 
 
-def _first(tokenizer: Any) -> int:
+def first_token(tokenizer: Any) -> int:
     """The token that begins a text. Raises QuestionsError."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:

@@ -415,6 +415,11 @@ class Templated(Part):
             raise ValueError(f"there is no such template; use one of {', '.join(TEMPLATES)}")
         return template
 
+    @property
+    def template_name(self) -> str:
+        """What to call the template."""
+        return self.template if isinstance(self.template, str) else "custom"
+
     def asked_with(self) -> Template:
         """The template itself."""
         own = self.template
@@ -438,7 +443,7 @@ class ModelJudgeSpec(Templated):
     @property
     def name(self) -> str:
         """What to call it beside others."""
-        return f"{_template_name(self)} ({Path(self.model).name})"
+        return f"{self.template_name} ({Path(self.model).name})"
 
 
 class EndpointJudgeSpec(Templated):
@@ -460,7 +465,7 @@ class EndpointJudgeSpec(Templated):
     @property
     def name(self) -> str:
         """What to call it beside others."""
-        return f"{_template_name(self)} ({self.model})"
+        return f"{self.template_name} ({self.model})"
 
 
 class PythonJudgeSpec(Part):
@@ -477,10 +482,6 @@ class PythonJudgeSpec(Part):
 
 JudgeSpec = KeywordJudgeSpec | ModelJudgeSpec | EndpointJudgeSpec | PythonJudgeSpec
 JUDGING = {"keyword", "model", "endpoint", "python"}  # branches of what judges
-
-
-def _template_name(judge: Templated) -> str:
-    return judge.template if isinstance(judge.template, str) else "custom"
 
 
 class GenerationSpec(Part):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from visage_core.queries import Passage, Request
+from visage_core.questions import first_token
 from visage_core.results import Response
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec
@@ -86,8 +87,9 @@ class Engine:
     def encode(self, text: str) -> list[int]:
         """A text's tokens, with what begins any text before them."""
         tokenizer = self._llm.get_tokenizer()
-        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        return [first, *tokenizer.encode(text, add_special_tokens=False)][: self._max_model_len - 1]
+        return [first_token(tokenizer), *tokenizer.encode(text, add_special_tokens=False)][
+            : self._max_model_len - 1
+        ]
 
     def _run(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.engine.engine import Engine
-from visage_core.checkpoints import auto_classes
+from visage_core.checkpoints import open_tokenizer
 from visage_core.errors import InputError
 from visage_core.judges.templates import Message, Template, defused
 from visage_core.sources import TensorSource
@@ -82,15 +82,7 @@ class Reading:
     """How a judge reads a template: in the tokens of its own tokenizer. Raises GuardError."""
 
     def __init__(self, folder: Path, template: Template) -> None:
-        _, AutoTokenizer = auto_classes()  # noqa: N806
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise GuardError(
-                "judge.model",
-                f"{folder} has no usable tokenizer: {str(error).splitlines()[0]}",
-                "Put the model's tokenizer files beside its weights",
-            ) from None
+        self._tokenizer = open_tokenizer(folder, "judge.model", GuardError)
         self._template = template
         added = self._tokenizer.added_tokens_decoder.values()
         self._controls = {token.content for token in added if token.special}

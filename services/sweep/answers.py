@@ -54,7 +54,11 @@ def ask(
     for first in range(0, len(queries), size):
         some = list(enumerate(queries[first : first + size]))
         requests = {number: query for number, query in some if isinstance(query, Request)}
-        passages = {number: _passages(query) for number, query in some if not isinstance(query, Request)}
+        passages = {
+            number: query.choices if isinstance(query, Question) else [query]
+            for number, query in some
+            if not isinstance(query, Request)
+        }
         found = _respond(engine, requests, plan, interrupted) | _score(
             engine, passages, [query for _, query in some], interrupted
         )
@@ -119,10 +123,6 @@ def _score(
     return {
         number: _scored(queries[number], [next(scores) for _ in some]) for number, some in passages.items()
     }
-
-
-def _passages(query: Query) -> list[Passage]:
-    return query.choices if isinstance(query, Question) else [query] if isinstance(query, Passage) else []
 
 
 def _scored(query: Query, scores: list[float]) -> Answer:

@@ -19,7 +19,7 @@ from services.sweep.files import Found, find_files
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder
-from visage_core.checkpoints import Checkpoint, CheckpointError, auto_classes
+from visage_core.checkpoints import Checkpoint, open_tokenizer
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
 from visage_core.judges import KeywordJudge, keyword_judge
@@ -230,15 +230,7 @@ def _state(model: Path) -> tuple[tuple[str, int], ...]:
 
 @lru_cache(maxsize=4)
 def _tokenizer(model: Path, _state: tuple[tuple[str, int], ...]) -> Any:
-    _, AutoTokenizer = auto_classes()  # noqa: N806
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            "model",
-            f"{model} has no usable tokenizer: {str(error).splitlines()[0]}",
-            "Put the model's tokenizer files beside its weights",
-        ) from None
+    return open_tokenizer(model, "model")
 
 
 def _require_room(spec: LandscapeSpec, base: Checkpoint, queries: list[Query]) -> None:

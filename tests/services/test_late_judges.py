@@ -19,7 +19,6 @@ from visage_core.results import Results
 
 PLUGIN = {"judges": ["keyword-paper", "python:slow"]}
 SPEC = {"axis": {"points": 3, "direction": {"seeds": [0]}}, **PLUGIN}
-Judge = Callable[[Sequence[tuple[str, str]]], object]
 
 
 class SlowJudge:
