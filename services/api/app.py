@@ -13,6 +13,7 @@ from services.api.access import Known
 from services.api.events import Watch
 from services.api.metrics import TableMetrics
 from services.api.middleware import Requests
+from services.api.pages.mount import mount_pages
 from services.api.problems import handle_problems
 from services.api.routes import catalogue, health, landscapes, results
 from services.api.schemas import Problem
@@ -44,6 +45,7 @@ def make_app(service: Service) -> FastAPI:
     for part in (landscapes, results, catalogue, health):
         app.include_router(part.router)
     handle_problems(app)
+    mount_pages(app)
     app.add_middleware(Requests, body_bytes=service.settings.body_bytes, registry=app.state.registry)
     _describe_problems(app)
     return app

@@ -85,7 +85,9 @@ def figure(
     kind = preferred(request, list(FIGURES))
     what.jobs.get(job, who.sees)
     folder = what.results.fetch(job)
-    figures = draw(folder, _summary(folder), style)
+    if Results(folder).read_json("spec.json") is None:
+        raise _not_begun()
+    figures = draw(folder, style)
     if prompt_set >= len(figures):
         raise NoResultError("prompt_set", f"there are {len(figures)}, counted from 0", "Ask for one of them")
     content = render(figures[prompt_set], FIGURES[kind])
@@ -141,8 +143,12 @@ def _summary(folder: FilePath) -> dict[str, Any]:
     if written is not None:
         return written
     if results.read_json("spec.json") is None:
-        raise NoResultError("id", "the job has not begun", "Wait for its first point")
+        raise _not_begun()
     return summarize(folder)
+
+
+def _not_begun() -> NoResultError:
+    return NoResultError("id", "the job has not begun", "Wait for its first point")
 
 
 def _encoded(table: pa.Table, kind: str) -> bytes:
