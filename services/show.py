@@ -67,6 +67,18 @@ def progress(run: Run) -> None:
         err.print(f"Ended early: {_estimate(now)}. The same command without --stop-when measures the rest.")
 
 
+def drawings(folder: Path) -> None:
+    """Draw the landscapes of a results folder."""
+    from services.draw import drawing
+    from services.sweep.report import load_landscapes
+
+    for measured in load_landscapes(folder):
+        if len(measured.spec.prompts) > 1:
+            out.print(measured.prompts.name, markup=False, style="bold")
+        out.print(drawing(measured, out.width))
+        out.print()
+
+
 def landscape(folder: Path) -> None:
     """Print the curves and the scores of a results folder whose report is written."""
     from services.sweep.report import load_landscapes

@@ -143,6 +143,17 @@ def responses(
     )
 
 
+@router.get("/jobs/{job}/report")
+def download(job: Id, what: Services, who: Reader, _: Turn) -> Response:
+    """All of it as one file, to keep or to send."""
+    from services.report.page import report
+
+    row = what.jobs.get(job, who.sees)
+    content = report(_begun(what, job, who).folder, row.label)
+    headers = {"content-disposition": f'attachment; filename="visage-{job}.html"'}
+    return Response(content, media_type="text/html", headers=headers)
+
+
 def _begun(what: Services, job: str, who: Caller) -> Measured:
     """What a job has measured. Raises NoResultError where that is nothing."""
     what.jobs.get(job, who.sees)
