@@ -75,6 +75,12 @@ def _judges() -> Report:
     return bench_judges()
 
 
+def _pages() -> Report:
+    from services.bench.pages import bench_pages
+
+    return bench_pages()
+
+
 # Imported where they are run: each brings Ray, torch or vLLM.
 BENCHMARKS: dict[str, Callable[[], Report]] = {
     "engine": _engine,
@@ -82,4 +88,5 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "scheduler": _scheduler,
     "api": _api,
     "judges": _judges,
+    "pages": _pages,
 }
