@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -27,14 +27,14 @@ def list_(
     request: Request,
     what: Services,
     who: Reader,
-    state: Annotated[str, Query(max_length=20)] = "",
+    state: State | Literal[""] = "",
     model: Annotated[str, Query(max_length=1024, pattern=NAMES)] = "",
     label: Annotated[str, Query(max_length=200, pattern=NAMES)] = "",
     cursor: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = LIMIT,
 ) -> Response:
     """The jobs of the key, the newest first. Filters are empty where they are not set, as forms send them."""
-    wanted = State(state) if state in list(State) else None
+    wanted = State(state) if state else None
     found = what.jobs.page(
         owner=who.sees, state=wanted, model=model or None, label=label or None, before=cursor, limit=limit
     )

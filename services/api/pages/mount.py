@@ -5,9 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from hashlib import sha256
 from http import HTTPStatus
-from pathlib import Path
 
-import plotly
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,14 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.pages import compare, jobs, landscape, signin, submit
-from services.api.pages.render import ROOT, page
+from services.api.pages.render import PLOTLY, ROOT, STATIC, page
 from services.api.pages.session import FromElsewhereError, SignInError
 from services.api.problems import status_of
 from services.jobs.database import DatabaseError
 from visage_core.errors import InputError
 from visage_core.results import ResultsError
 
-PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 # What plotly writes into style attributes: nothing, to clear one, and that a heat map's cells stay sharp. The
 # last one is the sheet for its maps, which it adds wherever it is loaded; another version's would be refused,
 # and nothing here needs it.
@@ -51,7 +48,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-# Their addresses hold the version.
+# Their addresses tell what they hold.
 KEPT = {"cache-control": "public, max-age=31536000, immutable"}
 log = structlog.get_logger("visage.pages")
 
@@ -64,7 +61,7 @@ def mount_pages(app: FastAPI) -> None:
         pages.include_router(part.router)
     pages.get("/")(lambda: RedirectResponse(f"{ROOT}/jobs"))
     pages.get("/static/plotly.min.js")(lambda: FileResponse(PLOTLY, headers=KEPT))
-    pages.mount("/static", _Kept(directory=Path(__file__).parent / "static"))
+    pages.mount("/static", _Kept(directory=STATIC))
     _handle_errors(pages)
     pages.add_middleware(_Headers)
     app.mount(ROOT, pages)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from datetime import datetime
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import plotly
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +19,8 @@ from services.jobs.states import OVER
 from visage_core.metrics import Interval
 
 ROOT = "/ui"
+STATIC = Path(__file__).parent / "static"
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 ENDS = ("value", "low", "high")
 
 
@@ -27,6 +31,13 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
     if visit is not None and visit.new:
         set_cookie(request, response, visit.token)
     return response
+
+
+@cache
+def asset(name: str) -> str:
+    """The address of a file that pages load: with what it holds in it, so that browsers may keep it."""
+    path = PLOTLY if name == PLOTLY.name else STATIC / name
+    return f"{ROOT}/static/{name}?{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -73,7 +84,7 @@ def _environment() -> Environment:
         "duration": duration,
         "file_name": lambda path: Path(path).name,
     }
-    environment.globals |= {"root": ROOT, "version": version("visage"), "over": OVER, "zip": zip}
+    environment.globals |= {"root": ROOT, "asset": asset, "over": OVER, "zip": zip}
     return environment
 
 

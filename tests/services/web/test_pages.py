@@ -51,6 +51,7 @@ def test_the_list_tells_of_each_job(site: Site) -> None:
     assert f'name="job" value="{half}"' not in page, "an unfinished job cannot be compared"
     assert "hx-trigger" in page
     assert "No jobs are like this" in site.get("/jobs?state=failed")
+    site.get("/jobs?state=nonsense", 422)
     assert "half of it" not in site.get("/jobs?label=over")
 
 
