@@ -27,6 +27,9 @@ from visage_core.plots import figure_styles
 from visage_core.results import Results
 
 RESPONSES = 20
+# More numbers of a curve, or coordinates, are not on the page from the start.
+FEW = 200
+MOST_NUMBERS = 50_000
 router = APIRouter()
 
 
@@ -84,13 +87,17 @@ def figure(job: Id, what: Services, who: Reader, at: Looked, _: Turn) -> Respons
 def numbers(job: Id, request: Request, what: Services, who: Reader, at: Looked, _: Turn) -> Response:
     """The numbers of a plane, which are many, for when they are asked for."""
     landscape = _begun(what, job, who).drawn(at.prompts, at.reading, at.judge)
+    count = sum(curve.rate.size for curve in landscape.surfaces)
+    if count > MOST_NUMBERS:
+        raise NoResultError(
+            "id",
+            f"{count:,} numbers are too many for a page",
+            f"`visage results {job} --out DIR` fetches them, and GET /v1/landscapes/{job}/grid",
+        )
     table = plane_table(landscape) if landscape.spec.second_axis else curve_table(landscape)
     plane = landscape.spec.second_axis is not None
-    alphas = landscape.surfaces[0].alphas
     title = landscape.reading.title
-    return page(
-        request, "_numbers.html", job=job, at=at, table=table, plane=plane, alphas=alphas, title=title
-    )
+    return page(request, "_numbers.html", job=job, at=at, table=table, plane=plane, title=title)
 
 
 @router.get("/jobs/{job}/point")
@@ -195,7 +202,8 @@ def _shown_landscape(found: Measured, at: Look) -> dict[str, Any]:
         "directions": len(landscape.surfaces),
         "threshold": found.spec.basin_threshold,
         "measured": len(landscape.expected) - len(landscape.missing),
-        "table": None if plane else curve_table(landscape),
+        "table": None if plane or len(curve.alphas) > FEW else curve_table(landscape),
+        "few": FEW,
     }
 
 

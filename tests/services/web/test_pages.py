@@ -146,6 +146,14 @@ def test_a_plane_gives_its_numbers_when_asked(site: Site) -> None:
     assert kinds == {style: style for style in kinds}
 
 
+def test_a_long_curve_is_not_all_on_its_page(site: Site) -> None:
+    long = finished(site.service, spec_of(axis={"points": 301, "direction": {"seeds": [0]}}))
+    page = site.get(f"/jobs/{long}")
+    assert page.count("<td>") < 100
+    assert 'type="number" step="any" min="-0.5" max="0.5"' in page
+    assert site.get(f"/jobs/{long}/numbers").count("<tr>") == 302
+
+
 def test_a_point_has_a_lasting_link(site: Site) -> None:
     job = finished(site.service, spec_of())
     page = site.get(f"/jobs/{job}?alpha=0.25")

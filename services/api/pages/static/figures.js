@@ -31,24 +31,31 @@ function dressed(figure, narrow) {
   return figure;
 }
 
+const fetched = new WeakMap(); // figures as they came, to dress them anew
+
 async function draw(plot) {
-  let figure;
   try {
     const answer = await fetch(plot.dataset.figure, { headers: { accept: "application/json" } });
-    figure = await answer.json();
-    if (!answer.ok) throw new Error(figure.problem);
+    const text = await answer.text();
+    if (!answer.ok) throw new Error(JSON.parse(text).problem);
+    fetched.set(plot, text);
+    paint(plot);
   } catch (error) {
     const told = document.createElement("p");
     told.className = "problem";
     told.setAttribute("role", "alert");
     told.textContent = `The figure cannot be drawn. ${error.message}`;
+    plot.classList.remove("drawn");
     plot.replaceChildren(told);
-    return;
   }
-  const { data, layout } = dressed(figure, plot.clientWidth < 600);
+}
+
+function paint(plot) {
+  if (!fetched.has(plot)) return;
+  const { data, layout } = dressed(JSON.parse(fetched.get(plot)), plot.clientWidth < 600);
   if (!plot.classList.contains("drawn")) plot.replaceChildren();
   plot.classList.add("drawn");
-  await Plotly.react(plot, data, layout, { responsive: true, displaylogo: false });
+  Plotly.react(plot, data, layout, { responsive: true, displaylogo: false });
   if (plot.dataset.point && !plot.dataset.listens) {
     plot.dataset.listens = "yes";
     plot.on("plotly_click", (event) => show(plot, event.points[0]));
@@ -61,18 +68,18 @@ function show(plot, point) {
   htmx.ajax("GET", `${plot.dataset.point}&${at}`, { target: "#point", swap: "innerHTML" });
 }
 
-const drawAll = () => document.querySelectorAll(".chart[data-figure]").forEach(draw);
+const all = (act) => document.querySelectorAll(".chart[data-figure]").forEach((plot) => act(plot));
 
 // A part of the page that was exchanged may hold a figure; one that tells of progress makes it old.
 let next = 0;
 document.addEventListener("htmx:afterSettle", (event) => {
-  if (event.target.id === "view") drawAll();
+  if (event.target.id === "view") all(draw);
   const progress = document.getElementById("progress");
   if (event.target.id !== "progress" || !Number(progress.dataset.done) || Date.now() < next) return;
   next = Date.now() + WAIT_MS;
   const view = document.querySelector(".chart") ? "#numbers" : "#view";
   htmx.ajax("GET", location.href, { target: view, select: view, swap: "outerHTML" });
-  if (view === "#numbers") drawAll();
+  if (view === "#numbers") all(draw);
 });
 
 document.addEventListener("click", (event) => {
@@ -86,6 +93,7 @@ document.addEventListener("click", (event) => {
   scope.querySelectorAll("[data-reveal]").forEach((one) => one.remove());
 });
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-addEventListener("beforeprint", drawAll);
-drawAll();
+for (const media of ["(prefers-color-scheme: dark)", "print"]) {
+  matchMedia(media).addEventListener("change", () => all(paint));
+}
+all(draw);
