@@ -163,10 +163,10 @@ class Landscape:
         of_reading = MEASURES_OF.get(self.reading.name, {})
         return {name: one for name, one in of_reading.items() if one.fits(self.spec)}
 
-    def score(self, measure: Measure) -> Score:
+    def score(self, measure: Measure, level: float | None = None) -> Score:
         """A measure averaged over the directions, with its interval. Raises MissingPointsError unless every
-        point is measured and has something judged."""
-        return uncertainty.score(self.sample(measure), measure.bounds(self.spec))
+        point is measured and has something judged. `level` is as in uncertainty.score."""
+        return uncertainty.score(self.sample(measure), measure.bounds(self.spec), level)
 
     def sample(self, measure: Measure) -> Sample:
         """What a measure is reckoned from. Raises MissingPointsError unless every point is measured."""

@@ -212,6 +212,17 @@ class Results:
         """The rows of all finished points, each once, by prompt set, seed and coordinates."""
         return self._gather("points", POINTS, PLACE)
 
+    def responses(self) -> pa.Table:
+        """The rows of all responses that were kept, each once, in the order of their points."""
+        return self._gather("responses", RESPONSES, [*PLACE, "prompt_index"])
+
+    def put(self, points: pa.Table, responses: pa.Table) -> None:
+        """Make these the folder's points and responses, in place of those that it has."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if responses.num_rows:
+            _write(responses, self.folder / "responses.parquet")
+        _write(points, self.folder / "points.parquet")
+
     def done(self) -> set[Point]:
         """The points that need not be measured again."""
         columns = self.points().select(PLACE[:3]).to_pydict().values()
@@ -241,7 +252,7 @@ class Results:
         if not self._parts.is_dir():
             return
         table = self.points()
-        responses = self._gather("responses", RESPONSES, [*PLACE, "prompt_index"])
+        responses = self.responses()
         if responses.num_rows:
             _write(responses, self.folder / "responses.parquet")
         _write(table, self.folder / "points.parquet")

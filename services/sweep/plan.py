@@ -141,7 +141,7 @@ def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSe
         found, samples = load_prompts(part), spec.generation.samples
         tokens = render(tokenizer, found.conversations, part.system)
         requests: list[Query] = [
-            Request(ids, _seed(spec, number * samples + sample))
+            Request(ids, _seed(spec, (part.skip + number) * samples + sample))
             for number, ids in enumerate(tokens)
             for sample in range(samples)
         ]
