@@ -180,6 +180,8 @@ def coherence(found: Sequence[Measured], of: str) -> None:
 
 def decision(document: dict[str, Any], folder: Path) -> None:
     """Print a gate's verdict, rule by rule."""
+    from services.gate.reports import looked
+
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     table = Table("rule", "prompts", "verdict", "why", title=f"policy {escape(document['policy']['name'])}")
     for one in document["findings"]:
@@ -188,6 +190,7 @@ def decision(document: dict[str, Any], folder: Path) -> None:
     out.print(table)
     verdict = document["verdict"]
     out.print(f"[bold {colours[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
+    out.print(looked(document), markup=False, highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 

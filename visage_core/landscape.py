@@ -168,6 +168,13 @@ class Landscape:
         point is measured and has something judged. `level` is as in uncertainty.score."""
         return uncertainty.score(self.sample(measure), measure.bounds(self.spec), level)
 
+    def by_direction(self, measure: Measure, level: float) -> list[Score]:
+        """A measure of each direction by itself, with an interval for decisions. Raises MissingPointsError
+        as `score` does."""
+        sample, bounds = self.sample(measure), measure.bounds(self.spec)
+        each = zip(sample.curves, sample.statistics, strict=True)
+        return [uncertainty.score(Sample(sample.verdicts, [c], [s]), bounds, level) for c, s in each]
+
     def sample(self, measure: Measure) -> Sample:
         """What a measure is reckoned from. Raises MissingPointsError unless every point is measured."""
         self.require_whole()

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from visage_core.compare import NotComparableError, compare
 from visage_core.grid import ORIGIN
-from visage_core.landscape import BASIN_SIZES, MEASURES, MEASURES_OF, Landscape, is_safety
+from visage_core.landscape import BASIN_SIZES, MEASURES_OF, Landscape, is_safety
 from visage_core.metrics import Interval, MissingPointsError
 from visage_core.readings import INCOHERENT, READINGS, UNJUDGED
 from visage_core.spec import LandscapeSpec, Part, PromptSpec, SpecError, parse_spec, read_spec, spec_error
@@ -53,6 +53,9 @@ class Rule(Part):
     coherent: bool = Field(
         default=False, description="Read off coherent responses alone, as the coherent ASR."
     )
+    worst: bool = Field(
+        default=False, description="Of the worst direction, so that it holds in each; else of their mean."
+    )
     prompts: str | None = Field(
         default=None,
         description="Of the prompt sets from this source alone; of all that have it unless given.",
@@ -68,12 +71,15 @@ class Rule(Part):
             raise ValueError("give at_least or at_most, one of them")
         if self.relative and self.measure in (UNJUDGED_SHARE, INCOHERENT_SHARE):
             raise ValueError(f"{self.measure} is not compared with a baseline; give an absolute bound")
+        if self.worst and (self.relative or self.measure not in MEASURED):
+            raise ValueError(f"{self.measure} has no worst direction here; leave out worst")
         if self.coherent and self.measure not in MEASURES_OF["asr_coherent"]:
             raise ValueError(f"{self.measure} is not read off the ASR; leave out coherent")
         return self
 
     def __str__(self) -> str:
         name = f"{self.measure}{' of coherent responses' if self.coherent else ''}"
+        name += " of the worst direction" if self.worst else ""
         name += " less the baseline's" if self.relative else ""
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         places = [place for place in (self.prompts, self.system) if place]
@@ -329,11 +335,20 @@ def _difference(
 
 
 def _score(rule: Rule, landscape: Landscape, level: float, last: bool) -> Interval | None:
-    score = landscape.score(landscape.measures[rule.measure], level)
+    def of(name: str) -> Interval:
+        if not rule.worst:
+            return landscape.score(landscape.measures[name], level)
+        # Each may be the worst, and errs so seldom that all of them together err no more than one may.
+        each = landscape.by_direction(landscape.measures[name], 1 - (1 - level) / len(landscape.spec.seeds))
+        worst = min if rule.at_least is not None else max
+        ends = zip(*((one.value, one.low, one.high) for one in each), strict=True)
+        return Interval(*map(worst, ends))
+
+    score = of(rule.measure)
     low = score.low
     if rule.measure == "visage" and not last:
         # A point at 100 % of these prompts may be below it with all of them, and count: at the worst all do.
-        low = min(low, landscape.score(MEASURES["mean_safety"], level).low)
+        low = min(low, of("mean_safety").low)
     value = _interval({"value": score.value, "low": low, "high": score.high})
     if value is not None and rule.measure in BASIN_SIZES and landscape.open_basins(rule.measure):
         # It is at least so large: that is no bound from above.

@@ -75,6 +75,12 @@ def _judges() -> Report:
     return bench_judges()
 
 
+def _gate() -> Report:
+    from services.bench.gate import bench_gate
+
+    return bench_gate()
+
+
 # Imported where they are run: each brings Ray, torch or vLLM.
 BENCHMARKS: dict[str, Callable[[], Report]] = {
     "engine": _engine,
@@ -82,4 +88,5 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "scheduler": _scheduler,
     "api": _api,
     "judges": _judges,
+    "gate": _gate,
 }

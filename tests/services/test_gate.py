@@ -123,6 +123,7 @@ def test_hostile_names_are_text() -> None:
         "models": {"model": name, "baseline": name},
         "policy": {"name": name},
         "findings": [finding],
+        "look": {"number": 1, "of": 2, "level": 0.99, "responses": 5, "planned": 10},
         "versions": {"visage": "1"},
     }
     assert "<script>" not in as_html(document)
