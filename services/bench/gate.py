@@ -72,7 +72,9 @@ def simulate(measure: str, models: int, seed: int = 0) -> Errors:
     return Errors(passed, failed, 100 * spent / models / LOOKS)
 
 
-def _gated(policy: Policy, specs: Sequence[LandscapeSpec], complied: dict[Point, Complied]) -> tuple[str, int]:
+def _gated(
+    policy: Policy, specs: Sequence[LandscapeSpec], complied: dict[Point, Complied]
+) -> tuple[str, int]:
     """The verdict on a simulated model, and the look that it comes from."""
     for look, spec in enumerate(specs, start=1):
         size = PROMPTS * look // LOOKS
