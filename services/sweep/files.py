@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from visage_core.checkpoints import (
     Checkpoint,
     CheckpointError,
     TensorFiles,
-    files_digest,
     require_same_tensors,
     some,
 )
+from visage_core.digests import file_digests, total_digest
 from visage_core.selection import EVERYTHING, Selection, SelectionError
 from visage_core.spec import LandscapeSpec
 
@@ -32,10 +32,13 @@ class Found:
     files: tuple[str, ...]
     alone: bool = False
 
-    def folder(self) -> Folder:
-        """The folder with its digest, which takes a reading of the files."""
-        digest = files_digest(self.path, self.files)
-        return Folder.of(self.path, digest, self.files[0] if self.alone else None)
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file by name, which takes a reading of them."""
+        return file_digests(self.path, self.files)
+
+    def folder(self, digests: Mapping[str, str]) -> Folder:
+        """The folder, with the digest that those of its files make."""
+        return Folder.of(self.path, total_digest(digests), self.files[0] if self.alone else None)
 
 
 def find_files(spec: LandscapeSpec, base: Checkpoint) -> dict[str, Found]:
