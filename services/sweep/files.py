@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -33,12 +34,24 @@ class Found:
     alone: bool = False
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each file by name, which takes a reading of them."""
-        return file_digests(self.path, self.files)
+        """SHA-256 of each file by name, which takes a reading of those that are not as they were when they
+        were last read here."""
+        states = ((name, (self.path / name).stat()) for name in sorted(self.files))
+        return {
+            name: _digest(
+                self.path, name, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            )
+            for name, state in states
+        }
 
     def folder(self, digests: Mapping[str, str]) -> Folder:
         """The folder, with the digest that those of its files make."""
         return Folder.of(self.path, total_digest(digests), self.files[0] if self.alone else None)
+
+
+@lru_cache(maxsize=4096)
+def _digest(folder: Path, name: str, _state: tuple[int, ...]) -> str:
+    return file_digests(folder, [name])[name]
 
 
 def find_files(spec: LandscapeSpec, base: Checkpoint) -> dict[str, Found]:
