@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from services.jobs.states import State
 from visage_core.policy import Policy, Verdict
@@ -90,6 +90,15 @@ class GateRequest(JobRequest):
         max_length=1024,
         description="The model that it is compared with: needed, and looked at, where a rule is relative.",
     )
+
+    @field_validator("policy")
+    @classmethod
+    def _can_be_written(cls, policy: Policy) -> Policy:
+        try:
+            policy.model_dump(mode="json")
+        except ValueError:  # pydantic reads documents that are too deep for it to write
+            raise ValueError("its landscape is nested too deeply") from None
+        return policy
 
 
 class Score(BaseModel):

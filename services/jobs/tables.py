@@ -29,8 +29,8 @@ class Table(DeclarativeBase):
 
 
 class JobRow(Table):
-    """A job: a landscape, or a release gate, whose `spec` has its policy, model and baseline. `id` sorts by the
-    time of submission; `revision` rises with every change."""
+    """A job: a landscape, or a release gate, whose `spec` has its policy, model and baseline. `id` sorts by
+    the time of submission; `revision` rises with every change."""
 
     __tablename__ = "jobs"
 
