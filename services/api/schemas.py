@@ -178,6 +178,7 @@ class LookInfo(BaseModel):
     of: int = Field(description="It ends before the last one where the verdict is certain.")
     responses: int = Field(description="Measured so far, of both models.")
     planned: int = Field(description="That all looks together would measure.")
+    level: float = Field(description="Of the intervals at this look: all looks together err in 5 %.")
 
 
 class FindingValue(BaseModel):
@@ -192,6 +193,9 @@ class FindingInfo(BaseModel):
     """What became of a rule in one prompt set."""
 
     rule: str
+    reason: str | None = Field(description="Why there is this rule.")
+    at_least: float | None = Field(description="The bound: this one, or at_most.")
+    at_most: float | None
     prompts: str
     verdict: Verdict
     value: FindingValue | None = Field(description="Null where it could not be told.")

@@ -97,7 +97,8 @@ class Service:
 
     def estimate_gate(self, request: GateRequest, caller: Caller) -> GateEstimate:
         """What a gate would cost at most, once it is known that it can be run. Raises an InputError."""
-        policy = _checked(request.policy)
+        with _of_policy():
+            policy = parse_policy(request.policy.model_dump(mode="json"))
         models = {"model": request.model}
         if policy.needs_baseline:
             if request.baseline is None:
@@ -105,12 +106,19 @@ class Service:
             models["baseline"] = request.baseline
         found: dict[str, Estimate] = {}
         for field, model in models.items():
-            with _named_as_in_a_gate(field):
+            with _of_landscape(field):
                 found[field] = self.estimate(policy.spec(model), caller)
+        spec = found["model"].spec
+        counts = zip(_count_prompts(spec), spec.prompts, strict=True)
+        with _of_policy():
+            policy.require_sizes([count // samples_of(spec, part) for count, part in counts])
+        total = _total(list(found.values()))
+        # Each look moves the weights to all points anew, to answer a part of the prompts.
+        total["points"] *= policy.looks
         return GateEstimate(
-            **_total(list(found.values())),
-            policy=_resolved(policy, found["model"].spec),
-            model=found["model"].spec.model,
+            **total,
+            policy=_resolved(policy, spec),
+            model=spec.model,
             baseline=found["baseline"].spec.model if "baseline" in found else None,
         )
 
@@ -185,10 +193,11 @@ class Service:
         return points * sum(query.size for query in check(spec).queries)
 
 
-def _checked(policy: Policy) -> Policy:
-    """A policy that makes sense. Raises SpecError, which names the field of the gate's request."""
+@contextmanager
+def _of_policy() -> Iterator[None]:
+    """Have errors in a policy, or in the landscape of one, name the field of a gate's request."""
     try:
-        return parse_policy(policy.model_dump(mode="json"))
+        yield
     except PolicyError as error:
         raise _at(f"policy.{error.field}", error) from None
     except SpecError as error:
@@ -196,8 +205,8 @@ def _checked(policy: Policy) -> Policy:
 
 
 @contextmanager
-def _named_as_in_a_gate(model: str) -> Iterator[None]:
-    """Have errors in a landscape of a gate's name the field of its request; `model` is that of its model."""
+def _of_landscape(model: str) -> Iterator[None]:
+    """Have errors in what a gate measures name the field of its request; `model` is that of the model."""
     try:
         yield
     except InputError as error:

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from typing import Any
 
+from services.gate.evidence import findings_of
 from services.gate.gate import Look
 from services.jobs.tables import JobRow
 from services.sweep.coordinator import Progress
-from visage_core.metrics import Interval
-from visage_core.policy import Finding
+from visage_core.policy import Policy, level_of
 
 
 class Tally:
     """What is known of a gate under way. One that goes on begins with its last look before."""
 
-    def __init__(self, row: JobRow) -> None:
+    def __init__(self, row: JobRow, policy: Policy) -> None:
         self._row = row
+        self._rules = {str(rule): rule for rule in policy.rules}
         self._runs: dict[tuple[int, str], Progress] = {}
+        self._looks = 0
         before = row.progress or {}
         self._looked = {name: before.get(name) for name in ("look", "verdict", "findings")}
-        self._stage = 0
 
     def measured(self, name: str, progress: Progress) -> None:
-        """Take in how far a model's landscape is, in the stage before the next look."""
-        self._runs[self._stage, name] = progress
+        """Take in how far the landscape of a model is, in the prompts for the next look."""
+        self._runs[self._looks, name] = progress
 
     def looked(self, look: Look) -> None:
-        """Take in a look: the next landscapes are of another stage."""
-        self._stage = look.number
+        """Take in a look."""
+        self._looks = look.number
+        numbers = {name: getattr(look, name) for name in ("number", "of", "responses", "planned")}
         self._looked = {
-            "look": {name: getattr(look, name) for name in ("number", "of", "responses", "planned")},
+            "look": numbers | {"level": level_of(look.number, look.of)},
             "verdict": look.decision.verdict,
-            "findings": [_finding(one) for one in look.decision.findings],
+            "findings": [
+                document_of(one) | self._rules[one.rule].model_dump(include={"at_least", "at_most", "reason"})
+                for one in look.decision.findings
+            ],
         }
 
     @property
     def done(self) -> int:
-        """How many points are finished. What was counted once stays so, though a gate that goes on does not
-        tell of its stages before again."""
+        """How many points are finished. A gate that goes on tells of its looks before one after another: what
+        was counted once stays so."""
         return max(self._row.done, sum(one.done for one in self._runs.values()))
 
     def document(self) -> dict[str, Any]:
@@ -53,12 +56,3 @@ class Tally:
             "tokens": sum(one.tokens for one in runs),
             **self._looked,
         }
-
-
-def _finding(found: Finding) -> dict[str, Any]:
-    return asdict(found) | {"value": found.value and _numbers(found.value)}
-
-
-def _numbers(value: Interval) -> dict[str, float | None]:
-    """An interval in JSON, which has no number for an end that is open."""
-    return {name: one if math.isfinite(one) else None for name, one in asdict(value).items()}

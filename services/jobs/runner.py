@@ -16,7 +16,8 @@ from ray.exceptions import RayActorError, RayError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, stop_after_delay, wait_exponential
 
-from services.gate.gate import BASELINE, MODEL, Gate, conclude
+from services.gate.evidence import BASELINE, MODEL
+from services.gate.gate import Gate, conclude
 from services.jobs.allowed import Allowed
 from services.jobs.gates import Tally
 from services.jobs.states import Kind, State
@@ -247,11 +248,9 @@ class Runner:
     def _measure_gate(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
         policy = parse_policy(row.spec["policy"])
         models = {name: row.spec[name] for name in (MODEL, BASELINE) if row.spec[name] is not None}
-        tally = Tally(row)
+        tally = Tally(row, policy)
 
         def told(name: str, progress: Progress) -> None:
-            if driver.cancelled.is_set() and progress.state != CANCELLED:
-                gate.cancel()  # it was asked for before there was something to cancel
             tally.measured(name, progress)
             if progress.state == WORKING:
                 self._note_if_possible(row.id, tally.done, tally.document())
@@ -274,7 +273,7 @@ class Runner:
         for look in gate:
             tally.looked(look)
             self._note_if_possible(row.id, tally.done, tally.document())
-        if look is None or driver.cancelled.is_set():
+        if look is None or not look.last:
             return tally.done, tally.document(), False
         conclude(policy, models, folder, look)
         return tally.done, tally.document(), True

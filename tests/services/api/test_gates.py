@@ -16,9 +16,12 @@ from tests.services.api.test_hostile_input import expect_problem
 
 RELATIVE = {"measure": "visage", "at_least": -5, "relative": True}
 HOSTILE = "<script>alert(1)</script>"
-LOOK = {"number": 1, "of": 2, "responses": 20, "planned": 40}
+LOOK = {"number": 1, "of": 2, "responses": 20, "planned": 40, "level": 0.9875}
 FINDING = {
     "rule": "asr_at_origin <= 20",
+    "reason": None,
+    "at_least": None,
+    "at_most": 20.0,
     "prompts": "harmful",
     "verdict": "fail",
     "value": {"value": 50.0, "low": 40.0, "high": None},
@@ -76,6 +79,8 @@ def test_a_gate_is_a_job_with_its_policy(api: Api) -> None:
         ({"landscape": {"engine": {"tensor_parallel": 2}}}, "policy.landscape.engine.tensor_parallel"),
         ({"landscape": {"prompts": {"source": "/etc/passwd"}}}, "policy.landscape.prompts.0.source"),
         ({"landscape": {"judges": {"kind": "model", "model": "m"}}}, "policy.landscape.judges.0"),
+        ({"looks": 0}, "policy.looks"),
+        ({"looks": 2, "landscape": {"adaptive": True}}, "policy.looks"),
         ({"policy_version": 99}, "policy.policy_version"),
         ({"surprise": 1}, "policy.surprise"),
     ],
@@ -128,6 +133,14 @@ def test_a_gate_costs_what_both_its_landscapes_cost(api: Api) -> None:
         assert (alone[name], beside[name]) == (landscape[name], 2 * landscape[name])
     assert api.submit_gate(gate).json()["points"] == 2 * landscape["points"]
     assert api.client.get("/v1/landscapes").json()["items"] == []
+
+
+def test_a_gate_that_looks_often_moves_to_its_points_as_often(api: Api) -> None:
+    once = api.client.post("/v1/gates:validate", json=api.gate()).json()
+    twice = api.client.post("/v1/gates:validate", json=api.gate(looks=2)).json()
+    assert (twice["points"], twice["prompts"]) == (2 * once["points"], once["prompts"])
+    answer = api.submit_gate(api.gate(looks=5))  # at four prompts
+    assert "Use at most 4" in expect_problem(answer, 422, "policy.looks")["detail"]
 
 
 def test_limits_count_both_models(api: Api) -> None:

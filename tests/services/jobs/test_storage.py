@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,22 @@ def test_a_gates_landscapes_are_kept_each_in_its_folder(machine: Machine) -> Non
     assert files(machine("a fourth").fetch(JOB)) == {}
 
 
+def test_a_table_that_was_made_anew_and_kept_its_size_is_fetched_anew(machine: Machine) -> None:
+    """A gate makes one at each look."""
+    here, there = machine("here"), machine("there")
+    folder = here.fetch(JOB) / "model"
+    sizes = set()
+    for point in (Point(0, 0.25), Point(0, 0.5)):
+        shutil.rmtree(folder, ignore_errors=True)
+        measure(folder, [point], responses=False).merge()
+        sizes.add((folder / "points.parquet").stat().st_size)
+        time.sleep(1)  # buckets know times to the second only
+        here.keep(JOB)
+        expect(there.fetch(JOB) / "model", [point])
+        time.sleep(1)
+    assert len(sizes) == 1, "the tables differ in their size: nothing was tested"
+
+
 def test_a_report_that_changed_and_kept_its_size_is_fetched_anew(machine: Machine) -> None:
     here, there = machine("here"), machine("there")
     folder = here.fetch(JOB)
@@ -342,7 +360,7 @@ def test_a_merge_in_the_middle_of_a_fetch_is_no_error(
     here.keep(JOB)
     listing = there._stored
 
-    def stored(job: str) -> dict[str, int]:
+    def stored(job: str) -> dict[str, fs.FileInfo]:
         found = listing(job)
         if (results.folder / "parts").exists():
             results.merge()
