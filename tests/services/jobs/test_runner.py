@@ -87,17 +87,22 @@ class Bench:
         return row.id
 
     def submit_gate(
-        self, baseline: str | None = None, points: int = 11, webhook: dict[str, str] | None = None
+        self,
+        baseline: str | None = None,
+        points: int = 11,
+        webhook: dict[str, str] | None = None,
+        **policy: Any,
     ) -> str:
-        """A gate that passes: fake workers comply nowhere near the origin, of whatever model."""
+        """A gate that passes: fake workers comply nowhere near the origin, whatever the model."""
         rules = [
             {"measure": "asr_at_origin", "at_most": 50},
-            {"measure": "visage", "at_least": -10, "relative": True},
+            {"measure": "mean_safety", "at_least": -40, "relative": True},
         ]
-        policy = {"name": "p", "landscape": _landscape(points), "rules": rules}
+        policy = {"name": "p", "landscape": _landscape(points), "rules": rules} | policy
         baseline = baseline or str(self.model)
         spec = {"policy": policy, "model": str(self.model), "baseline": baseline}
-        size = {"points": 2 * points, "prompts": 20 * points, "tokens": 160 * points}
+        count = 2 * points * policy.get("looks", 1)
+        size = {"points": count, "prompts": 20 * points, "tokens": 160 * points}
         row, _ = self.jobs.submit(Submission(spec, **size, owner="local", kind=Kind.GATE, webhook=webhook))
         return row.id
 
@@ -178,7 +183,7 @@ def test_a_gate_is_measured_decided_and_told(bench: Bench) -> None:
     row = bench.jobs.get(job)
     assert (row.state, row.error) == (State.DONE, None)
     assert row.progress is not None
-    assert row.progress["verdict"] == "pass"
+    assert row.progress["verdict"] == "pass", row.progress
     assert [found["verdict"] for found in row.progress["findings"]] == ["pass", "pass"]
     for name in ("decision.json", "decision.md", "decision.html", "junit.xml"):
         assert (bench.results(job) / name).exists()
@@ -190,28 +195,40 @@ def test_a_gate_is_measured_decided_and_told(bench: Bench) -> None:
     assert (told["data"]["id"], told["data"]["state"], told["data"]["verdict"]) == (job, "done", "pass")
 
 
-def test_a_gate_goes_on_from_its_durable_points(bench: Bench) -> None:
-    job = bench.submit_gate(points=101)
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_gate_goes_on_from_its_durable_points(bench: Bench, looks: int) -> None:
+    """Whose service ends while it measures for its last look; and that does not come before."""
+    undecided = {"measure": "visage", "at_least": -1, "relative": True}
+    job = bench.submit_gate(points=101, looks=looks, rules=[undecided])
+    every = 202 * looks
     first = bench.start()
-    until(lambda: bench.jobs.get(job).done > 5)
+    until(lambda: bench.jobs.get(job).done > every - 197)
     first.stop()
-    assert bench.state(job) == State.QUEUED
-    before = finished(bench.results(job))
-    assert 5 < len(before) < 202
+    row = bench.jobs.get(job)
+    assert row.state == State.QUEUED
+    assert row.progress is not None
+    assert (row.progress["look"] or {"number": 0})["number"] == looks - 1
+    before = finished(bench.results(job), looks)
+    assert every - 197 < len(before) < every
     bench.start()
     until(lambda: bench.state(job) == State.DONE)
-    after = finished(bench.results(job))
-    assert len(after) >= 202
+    after = finished(bench.results(job), looks)
+    assert len(after) == every
     assert before.items() <= after.items(), "points were measured again"
-    assert bench.jobs.get(job).done == 202
+    row = bench.jobs.get(job)
+    assert row.progress is not None
+    assert (row.done, row.progress["look"]["number"]) == (every, looks)
+    assert row.progress["look"]["responses"] == row.progress["look"]["planned"] == 2 * 101 * 10
 
 
-def finished(folder: Path) -> dict[tuple[Any, ...], Any]:
-    """When each point of a gate's landscapes was finished."""
+def finished(folder: Path, looks: int = 1) -> dict[tuple[Any, ...], Any]:
+    """When each point of a gate's landscapes was finished, for each look."""
     found = {}
-    for results in {path.parent for path in folder.rglob("spec.json")}:
-        for row in Results(results).points().to_pylist():
-            found[results, row["alpha"], row["prompt_set"]] = row["finished_at"]
+    for model in ("model", "baseline"):
+        parts = [f"part-{number}" for number in range(1, looks + 1)] if looks > 1 else [""]
+        for part in parts:
+            for row in Results(folder / model / part).points().to_pylist():
+                found[model, part, row["alpha"]] = row["finished_at"]
     return found
 
 
