@@ -34,8 +34,8 @@ class Tally:
             "look": numbers | {"level": level_of(look.number, look.of)},
             "verdict": look.decision.verdict,
             "findings": [
-                document_of(one) | self._rules[one.rule].model_dump(include={"at_least", "at_most", "reason"})
-                for one in look.decision.findings
+                one | self._rules[one["rule"]].model_dump(include={"at_least", "at_most", "reason"})
+                for one in findings_of(look.decision)
             ],
         }
 

@@ -278,6 +278,7 @@ def _reports(folder: Path, gate: dict[str, Any]) -> dict[str, str]:
         "models": {"model": gate["model"]},
         "policy": gate["policy"],
         "findings": gate["findings"],
+        "look": gate["look"],
         "versions": {"visage": "1"},
     }
     texts = {
