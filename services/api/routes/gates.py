@@ -208,4 +208,9 @@ def _landscapes(what: Service, who: Caller, job: str, role: str) -> tuple[JobRow
     row = what.jobs.get(job, who.sees, KIND)
     if row.spec.get(role) is None:
         raise NoResultError("role", f"the gate looks at no {role}", "Only a relative rule does")
-    return row, what.results.fetch(job) / role
+    folder = what.results.fetch(job) / role
+    if row.state in OVER and not folder.exists():
+        raise NoResultError(
+            "role", f"nothing was measured of the {role}", "The findings say what the verdict rests on"
+        )
+    return row, folder

@@ -193,17 +193,14 @@ def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
             assert b"<script>" not in client.report(job, "decision.html")
             suite = ElementTree.fromstring(client.report(job, "junit.xml"))
             assert (int(suite.get("failures", "0")) > 0) == (verdict == "fail")
-            for role in ("model", "baseline"):
-                landscape = f"{measured.service.url}/v1/gates/{job}/landscapes/{role}"
-                assert {row["prompt_set"] for row in httpx.get(f"{landscape}/grid").json()["points"]} == {
-                    0,
-                    1,
-                }
-                summary = httpx.get(f"{landscape}/summary").json()
-                assert summary["spec"]["model"] == getattr(gate, role)
-                assert (
-                    httpx.get(f"{landscape}/figure", headers={"accept": "image/png"}).content[1:4] == b"PNG"
-                )
+            there = f"{measured.service.url}/v1/gates/{job}/landscapes"
+            assert {row["prompt_set"] for row in httpx.get(f"{there}/model/grid").json()["points"]} == {0, 1}
+            assert httpx.get(f"{there}/model/summary").json()["spec"]["model"] == gate.model
+            figure = httpx.get(f"{there}/model/figure", headers={"accept": "image/png"})
+            assert figure.content.startswith(b"\x89PNG")
+            # The harmful one fails as it is: nothing is measured beside it.
+            beside = httpx.get(f"{there}/baseline/summary")
+            assert beside.status_code == (200 if verdict == "pass" else 404), beside.text
         assert {item.id for item in client.gates().items} == set(gates.values())
         assert not {item.id for item in client.page(limit=500).items} & set(gates.values())
 
