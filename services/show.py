@@ -398,7 +398,7 @@ def _curves(measured: Landscape) -> Table:
     coherent = None
     if measured.reading.name == "asr" and "asr_coherent" in [one.name for one in measured.readings]:
         coherent = measured.read("asr_coherent").surfaces
-    table = Table(title=f"{measured.reading.title} (95 % interval)")
+    table = Table(title=f"{measured.reading.title}, 95 % interval")
     table.add_column("alpha", justify="right")
     for curve in measured.surfaces:
         table.add_column(curve.name, justify="right")
