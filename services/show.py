@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from services.api.schemas import Landscape as JobStatus
     from services.api.settings import Settings
     from services.bench import Report
+    from services.gate.verification import Verification
     from services.jobs.tables import KeyRow
     from services.reproduce import Claim
     from services.sweep.coordinator import Progress
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
+VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def error(problem: InputError) -> None:
@@ -190,15 +192,36 @@ def coherence(found: Sequence[Measured], of: str) -> None:
 
 def decision(document: dict[str, Any], folder: Path) -> None:
     """Print a gate's verdict, rule by rule."""
-    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    from services.gate.reports import looked
+
     table = Table("rule", "prompts", "verdict", "why", title=f"policy {escape(document['policy']['name'])}")
     for one in document["findings"]:
-        mark = f"[{colours[one['verdict']]}]{one['verdict']}[/]"
+        mark = f"[{VERDICT_COLOURS[one['verdict']]}]{one['verdict']}[/]"
         table.add_row(escape(one["rule"]), escape(one["prompts"]), mark, escape(one["why"]))
     out.print(table)
     verdict = document["verdict"]
-    out.print(f"[bold {colours[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
+    out.print(f"[bold {VERDICT_COLOURS[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
+    out.print(looked(document), markup=False, highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verification(found: Verification) -> None:
+    """Print what a bundle of evidence proves, or what is wrong with it, file by file."""
+    if found.claims is None:
+        for one in found.problems:
+            # A name may hold what a terminal would obey.
+            name = one.file if one.file.isprintable() else ascii(one.file)
+            out.print(f"{name}: {one.problem}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"[bold red]not verified[/] with the key {found.key_id}", highlight=False, soft_wrap=True)
+        return
+    claims = found.claims
+    lines = [f"policy {claims['policy']['name']!r}, sha256 {claims['policy']['sha256']}"]
+    lines += [f"{name} {one['name']!r}, sha256 {one['sha256']}" for name, one in claims["models"].items()]
+    lines += [f"signed {claims['time']} by the key {found.key_id}"]
+    colour = VERDICT_COLOURS[claims["verdict"]]
+    out.print(f"verified: [bold {colour}]{claims['verdict']}[/]")
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def corrected(measured: Landscape, agreement: Agreement) -> None:
@@ -383,7 +406,7 @@ def _some(interval: Interval | None) -> str:
 
 def _curves(measured: Landscape) -> Table:
     numbers = curve_table(measured)
-    table = Table(title=f"{measured.reading.title} (95 % interval)")
+    table = Table(title=f"{measured.reading.title}, 95 % interval")
     for name in (numbers.down, *numbers.across):
         table.add_column(name, justify="right")
     for alpha, cells in numbers.rows:

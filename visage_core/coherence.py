@@ -173,6 +173,11 @@ def is_unlikely(text: str, mean_log_likelihood: float) -> bool:
     return likelihood_score(text, mean_log_likelihood) > BY_LIKELIHOOD.threshold
 
 
+def is_surely_unlikely(text: str) -> bool:
+    """Whether `is_unlikely` says so however likely a model finds the text, so that none need be asked."""
+    return is_unlikely(text, 0.0)
+
+
 def text_score(text: str) -> float:
     """What `is_gibberish` holds against its threshold."""
     return math.inf if _is_no_text(text) else BY_TEXT.score(features(text))

@@ -21,9 +21,9 @@ class NotComparableError(InputError):
     """Two landscapes that were not measured in the same way."""
 
 
-def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
-    """Each score of `one` less that of `other`, with its 95 % interval and two-sided p-value, as a JSON
-    document. Raises NotComparableError.
+def compare(one: Landscape, other: Landscape, level: float | None = None) -> dict[str, Any]:
+    """Each score of `one` less that of `other`, with its interval and two-sided p-value, as a JSON document.
+    Raises NotComparableError. `level` is as in uncertainty.score.
 
     The p-values are of single comparisons: who makes many must correct for that. Of a basin's size, `open` is
     how many of the basins reach the end of the range: they may be larger, and differ by more.
@@ -31,11 +31,11 @@ def compare(one: Landscape, other: Landscape) -> dict[str, Any]:
     require_same_spec(one, other)
     try:
         found = {
-            name: difference(one.sample(measure), other.sample(measure), measure.bounds(one.spec))
+            name: difference(one.sample(measure), other.sample(measure), measure.bounds(one.spec), level)
             for name, measure in one.measures.items()
         }
         if one.reading.name != "perplexity":
-            origins = difference(_origin(one), _origin(other), PERCENT)
+            origins = difference(_origin(one), _origin(other), PERCENT, level)
             found[f"{one.reading.name}_at_origin"] = origins
     except MissingPointsError as error:
         raise NotComparableError("landscapes", str(error), "Measure what is left first") from None

@@ -163,10 +163,17 @@ class Landscape:
         of_reading = MEASURES_OF.get(self.reading.name, {})
         return {name: one for name, one in of_reading.items() if one.fits(self.spec)}
 
-    def score(self, measure: Measure) -> Score:
+    def score(self, measure: Measure, level: float | None = None) -> Score:
         """A measure averaged over the directions, with its interval. Raises MissingPointsError unless every
-        point is measured and has something judged."""
-        return uncertainty.score(self.sample(measure), measure.bounds(self.spec))
+        point is measured and has something judged. `level` is as in uncertainty.score."""
+        return uncertainty.score(self.sample(measure), measure.bounds(self.spec), level)
+
+    def by_direction(self, measure: Measure, level: float) -> list[Score]:
+        """A measure of each direction by itself, with an interval for decisions. Raises MissingPointsError
+        as `score` does."""
+        sample, bounds = self.sample(measure), measure.bounds(self.spec)
+        each = zip(sample.curves, sample.statistics, strict=True)
+        return [uncertainty.score(Sample(sample.verdicts, [c], [s]), bounds, level) for c, s in each]
 
     def sample(self, measure: Measure) -> Sample:
         """What a measure is reckoned from. Raises MissingPointsError unless every point is measured."""

@@ -102,7 +102,7 @@ class _Prompt:
 
 
 def load_prompts(spec: PromptSpec) -> PromptSet:
-    """Read the first `limit` prompts of a spec's source, and put each into the spec's attack. Raises an
+    """Read the prompts that a spec chooses of its source, and put each into the spec's attack. Raises an
     InputError."""
     source = spec.source
     if source in BUILT_IN:
@@ -112,10 +112,12 @@ def load_prompts(spec: PromptSpec) -> PromptSet:
         rows = _from_hub(source, spec.column)
     else:
         rows = _from_file(Path(source), spec.column)
-    found = [row for row in rows if row.text.strip()][: spec.limit]
+    found = spec.choose([row for row in rows if row.text.strip()])
     if not found:
         raise PromptError(
-            "prompts.source", f"{source} holds no prompt", "Give a file with at least one request"
+            "prompts.source",
+            f"{source} holds no prompt{f' after the first {spec.skip}' if spec.skip else ''}",
+            "Give a file with at least one request",
         )
     if spec.system != "default":
         _require_no_system(found, spec)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -66,10 +66,11 @@ class _Row(BaseModel):
 
 
 def load_questions(spec: ChoiceSpec) -> list[Asked]:
-    """Read the first `limit` questions of a spec's source. Raises QuestionsError."""
+    """Read the questions that a spec chooses of its source. Raises QuestionsError."""
     source = spec.source
     if source.startswith("lm-eval:"):
-        return _from_lm_eval(source.removeprefix("lm-eval:"), spec.limit)
+        asked = spec.choose(_from_lm_eval(source.removeprefix("lm-eval:"), spec.reach))
+        return asked or _none(spec)
     if source == "facts":
         text = files("visage_core").joinpath("data", "facts.jsonl").read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.splitlines()]
@@ -78,7 +79,7 @@ def load_questions(spec: ChoiceSpec) -> list[Asked]:
     else:
         rows = _from_file(Path(source))
     found = []
-    for number, row in enumerate(rows[: spec.limit], start=1):
+    for number, row in enumerate(spec.choose(rows), start=1):
         try:
             found.append(_asked(_Row.model_validate(row), spec.answers))
         except ValidationError as error:
@@ -89,9 +90,12 @@ def load_questions(spec: ChoiceSpec) -> list[Asked]:
                 f"question {number} of {source}, {where}: {first['msg']}",
                 "Give question, choices, and answer as a number from 0 or a letter",
             ) from None
-    if not found:
-        raise QuestionsError("prompts.source", f"{source} holds no question", "Give at least one")
-    return found
+    return found or _none(spec)
+
+
+def _none(spec: ChoiceSpec) -> NoReturn:
+    after = f" after the first {spec.skip}" if spec.skip else ""
+    raise QuestionsError("prompts.source", f"{spec.source} holds no question{after}", "Give at least one")
 
 
 def tokenize_question(tokenizer: Any, asked: Asked) -> Question:
@@ -114,7 +118,7 @@ def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
     try:
         with Path(spec.source).open(encoding="utf-8-sig") as file:
             # No more than the windows can need: a token is hardly ever longer.
-            text = file.read(None if spec.limit is None else LONGEST_TOKEN * spec.limit * spec.window)
+            text = file.read(None if spec.reach is None else LONGEST_TOKEN * spec.reach * spec.window)
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionsError(
             "prompts.source", f"{spec.source} cannot be read: {error}", "Give a UTF-8 file"
@@ -125,7 +129,12 @@ def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
     first = first_token(tokenizer)
     parts = [ids[begin : begin + spec.window] for begin in range(0, len(ids), spec.window)]
     whole = [part for part in parts if len(part) == spec.window] or parts
-    return [(tokenizer.decode(part), Passage([first, *part], 1)) for part in whole[: spec.limit]]
+    chosen = spec.choose(whole)
+    if not chosen:
+        raise QuestionsError(
+            "prompts.skip", f"{spec.source} has only {len(whole)} windows", "Skip fewer of them"
+        )
+    return [(tokenizer.decode(part), Passage([first, *part], 1)) for part in chosen]
 
 
 def first_token(tokenizer: Any) -> int:

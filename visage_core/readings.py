@@ -25,6 +25,7 @@ class Reading:
     title: str
     of: Callable[[Mapping[str, Any]], Floats]  # from a row of results.POINTS
     rate: Callable[[Floats], Interval | None] = metrics.asr
+    limits: Callable[[Floats, float], Interval | None] = metrics.exact_rate  # at a level
 
     def by_prompt(self, row: Mapping[str, Any], samples: int) -> Floats:
         """A number for each prompt of a row of results.POINTS: the mean over its samples, of those known."""
@@ -39,6 +40,10 @@ class Reading:
         """The rate at a point, from its row of results.POINTS; None where nothing is known. Samples of one
         prompt are alike, so that the interval is that of so many prompts."""
         return self.rate(self.by_prompt(row, samples))
+
+    def within(self, row: Mapping[str, Any], samples: int, level: float) -> Interval | None:
+        """The same, with an interval that holds its level whatever the rate is: for decisions."""
+        return self.limits(self.by_prompt(row, samples), level)
 
 
 def label(verdict: bool | None, gibberish: bool | None) -> Label:
@@ -87,7 +92,7 @@ READINGS = {
         Reading("refusal_rate", "refusals (%)", _refused),
         Reading("incoherent_rate", "incoherent responses (%)", _incoherent),
         Reading("accuracy", "accuracy (%)", _verdicts),
-        Reading("perplexity", "perplexity", _surprise, metrics.perplexity),
+        Reading("perplexity", "perplexity", _surprise, metrics.perplexity, metrics.perplexity),
     )
 }
 

@@ -70,6 +70,7 @@ RESPONSES = pa.schema(
 READ_TRIES = 5
 GROUP_ROWS = 10_000
 PART_NAME = re.compile(r"(points|responses)_[0-9a-f]+\.parquet")
+UNFINISHED = re.compile(r"\..+\.\d+")  # a file that is being written, or was when its process was killed
 PLACE = ["seed", "alpha", "beta", "prompt_set"]
 
 
@@ -189,6 +190,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._parts = folder / "parts"
+        self._merged_parts = folder / ".merged-parts"
 
     def add(
         self, spec: LandscapeSpec, results: list[PointResult], prompts: list[tuple[str, ...]] | None
@@ -211,6 +213,17 @@ class Results:
     def points(self) -> pa.Table:
         """The rows of all finished points, each once, by prompt set, seed and coordinates."""
         return self._gather("points", POINTS, PLACE)
+
+    def responses(self) -> pa.Table:
+        """The rows of all responses that were kept, each once, in the order of their points."""
+        return self._gather("responses", RESPONSES, [*PLACE, "prompt_index"])
+
+    def put(self, points: pa.Table, responses: pa.Table) -> None:
+        """Make these the folder's points and responses, in place of those that it has."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if responses.num_rows:
+            _write(responses, self.folder / "responses.parquet")
+        _write(points, self.folder / "points.parquet")
 
     def done(self) -> set[Point]:
         """The points that need not be measured again."""
@@ -241,15 +254,22 @@ class Results:
         if not self._parts.is_dir():
             return
         table = self.points()
-        responses = self._gather("responses", RESPONSES, [*PLACE, "prompt_index"])
+        responses = self.responses()
         if responses.num_rows:
             _write(responses, self.folder / "responses.parquet")
         _write(table, self.folder / "points.parquet")
         # Renamed first: were it killed halfway through the removal, the next merge would find half the parts.
-        merged_parts = self.folder / ".merged-parts"
-        shutil.rmtree(merged_parts, ignore_errors=True)
-        self._parts.rename(merged_parts)
-        shutil.rmtree(merged_parts)
+        shutil.rmtree(self._merged_parts, ignore_errors=True)
+        self._parts.rename(self._merged_parts)
+        shutil.rmtree(self._merged_parts)
+
+    def settle(self) -> None:
+        """Merge, and remove what killed processes left: for a folder into which nobody measures any more."""
+        self.merge()
+        shutil.rmtree(self._merged_parts, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink()
 
     def _gather(self, name: str, schema: pa.Schema, key: list[str]) -> pa.Table:
         """The rows of a merged file and of its parts. A crash while merging leaves rows in both, and one

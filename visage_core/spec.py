@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,6 +16,7 @@ from visage_core.errors import InputError
 from visage_core.judges.templates import TEMPLATES, Template, custom_template
 from visage_core.selection import Selection
 
+T = TypeVar("T")
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Norm = Literal["layer", "filter", "global", "none"]
 Parts = tuple[Annotated[str, Field(min_length=1, max_length=200)], ...]
@@ -243,7 +245,35 @@ class SecondAxis(Axis):
         return values | {"orthogonal": kind_of(values.get("direction")) not in MODEL_AT_ONE}
 
 
-class PromptSpec(Part):
+class Asked(Part):
+    """What is asked at every point: some of a source's prompts, questions or windows."""
+
+    limit: int | None = Field(
+        default=80, ge=1, le=1_000_000, description="Use the first so many of a source; null for all of them."
+    )
+    skip: int = Field(default=0, ge=0, le=1_000_000, description="Those after the first so many.")
+    shuffle: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="A seed: take them in an order drawn with it, and not in the source's.",
+    )
+
+    def choose(self, rows: Sequence[T]) -> list[T]:
+        """Those of a source's rows that are asked."""
+        order: Iterable[int] = range(len(rows))
+        if self.shuffle is not None:
+            # By digests, so that it is the same with every version of everything.
+            order = sorted(order, key=lambda row: sha256(f"{self.shuffle} {row}".encode()).digest())
+        return [rows[row] for row in order][self.skip :][: self.limit]
+
+    @property
+    def reach(self) -> int | None:
+        """How many rows of a source have to be read; None for all of them."""
+        return None if self.limit is None or self.shuffle is not None else self.skip + self.limit
+
+
+class PromptSpec(Asked):
     """Which requests are sent at every point, and under which system prompt."""
 
     kind: Literal["requests"] = "requests"
@@ -257,9 +287,6 @@ class PromptSpec(Part):
         default=None,
         description="Column with the requests; found by itself when named goal, prompt, instruction, "
         "question, request, text, messages or conversation.",
-    )
-    limit: int | None = Field(
-        default=80, ge=1, le=1_000_000, description="Use the first so many prompts; null for all of them."
     )
     system: str = Field(
         default="default",
@@ -314,7 +341,7 @@ class PromptSpec(Part):
         return f"{name}, attack {attack if len(attack) <= 40 else f'{attack[:39]}…'}"
 
 
-class ChoiceSpec(Part):
+class ChoiceSpec(Asked):
     """Multiple-choice questions: a capability. The answer is the choice of the highest log-likelihood."""
 
     kind: Literal["choices"] = "choices"
@@ -323,9 +350,6 @@ class ChoiceSpec(Part):
         min_length=1,
         description="The built-in set facts, a .csv or .jsonl file in the layout of MMLU, "
         "hf:DATASET[:SPLIT[:CONFIGURATION]], or lm-eval:TASK where lm-evaluation-harness is installed.",
-    )
-    limit: int | None = Field(
-        default=80, ge=1, le=1_000_000, description="Use the first so many questions; null for all of them."
     )
     answers: Literal["letters", "texts"] = Field(
         default="letters",
@@ -347,15 +371,12 @@ class ChoiceSpec(Part):
         return f"choices {_source_name(self.source)}"
 
 
-class TextSpec(Part):
+class TextSpec(Asked):
     """A text, whose perplexity is measured in windows: a capability."""
 
     kind: Literal["text"] = "text"
     source: str = Field(min_length=1, pattern=r"\.txt$", description="A .txt file.")
     window: int = Field(default=256, ge=8, le=32_768, description="Tokens of a window.")
-    limit: int | None = Field(
-        default=80, ge=1, le=1_000_000, description="Use the first so many windows; null for all of them."
-    )
 
     @property
     def name(self) -> str:

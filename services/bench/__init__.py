@@ -81,6 +81,12 @@ def _pages() -> Report:
     return bench_pages()
 
 
+def _gate() -> Report:
+    from services.bench.gate import bench_gate
+
+    return bench_gate()
+
+
 # Imported where they are run: each brings Ray, torch or vLLM.
 BENCHMARKS: dict[str, Callable[[], Report]] = {
     "engine": _engine,
@@ -89,4 +95,5 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "api": _api,
     "judges": _judges,
     "pages": _pages,
+    "gate": _gate,
 }

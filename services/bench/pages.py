@@ -22,7 +22,7 @@ from services.bench import Figure, Report
 from services.bench.api import service
 from services.jobs.database import now, open_database
 from services.jobs.keys import Keys, Scope
-from services.jobs.states import State
+from services.jobs.states import Kind, State
 from services.jobs.tables import JobRow
 from services.sweep.report import write_summary
 from visage_core.errors import InputError
@@ -139,6 +139,7 @@ def _write_jobs(engine: Engine, spec: LandscapeSpec, owner: str) -> None:
         session.add_all(
             JobRow(
                 id=name,
+                kind=Kind.LANDSCAPE,
                 state=State.DONE,
                 spec=spec.model_dump(mode="json"),
                 model=spec.model,

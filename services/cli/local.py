@@ -344,7 +344,7 @@ def reproduce(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler, api, judges or pages.")],
+    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler, api, judges, gate or pages.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""

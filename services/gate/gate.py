@@ -2,26 +2,192 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
 from services.gate.reports import as_html, as_junit, as_markdown
-from services.sweep.coordinator import Progress
-from services.sweep.plan import versions
-from services.sweep.report import load_landscapes, write_figures
-from services.sweep.run import open_runs
+from services.sweep.cluster import this_node
+from services.sweep.coordinator import WORKING, Progress
+from services.sweep.engines import Borrowed, Engines
+from services.sweep.plan import check, make_plan, versions
+from services.sweep.report import write_figures, write_summary
+from services.sweep.run import Run, open_engines
 from visage_core.errors import InputError
-from visage_core.policy import Decision, Policy, decide
+from visage_core.grid import count_points
+from visage_core.join import join_points, join_responses
+from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, level_of
+from visage_core.readings import samples_of
 from visage_core.results import Results
+from visage_core.spec import LandscapeSpec
 
-MODEL, BASELINE = "model", "baseline"
 Told = Callable[[str, Progress], object]
 
 
 class GateError(InputError):
     """A gate that cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a gate says after a part of the prompts. `responses` are measured, of so many that all of them are
+    `planned` to have; the `last` look has the verdict."""
+
+    number: int
+    of: int
+    decision: Decision
+    responses: int
+    planned: int
+    last: bool
+
+
+@dataclass
+class Gate:
+    """A policy that is held against a model, and where it compares against a baseline too.
+
+    Iterated, it measures one part of the prompts after another, into folders below `out`, and yields a look
+    after each, until the verdict is certain. What is measured already is kept. `resolve` may turn a spec's
+    names into paths. The rest is as in services.sweep.run.Run.
+    """
+
+    policy: Policy
+    models: dict[str, str]
+    out: Path
+    engines: Engines | Borrowed
+    told: Told = lambda *_: None
+    resolve: Callable[[LandscapeSpec], LandscapeSpec] = lambda spec: spec
+    outside: bool = False
+    name: str = "gate"
+    priority: int = 0
+    owner: str = ""
+    _run: Run | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[Look]:
+        """Measure what is left. Raises InputError where that cannot be."""
+        sizes = _sizes(self.resolve(self.policy.spec(self.models[MODEL])))
+        self.policy.require_sizes(sizes)
+        try:
+            for number in range(1, self.policy.looks + 1):
+                look = self._look(number, sizes)
+                if look is None:
+                    return
+                yield look
+                if look.last:
+                    return
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """End it; finished points stay. Another thread than that which iterates may call it."""
+        self._cancelled.set()
+        if self._run is not None:
+            self._run.cancel()
+
+    def _look(self, number: int, sizes: list[int]) -> Look | None:
+        """Measure a part of the prompts and look at all so far; None where it was cancelled."""
+        whole = True
+        for which in self.models:
+            for progress in self._measure(which, number, sizes):
+                self.told(which, progress)
+                whole = whole and progress.failed == 0
+            self._run = None
+            if self._cancelled.is_set():
+                return None
+            if self._fails_at_origin(number, sizes):
+                break
+        decision = self._decide(number, sizes)
+        certain = decision.verdict != INCONCLUSIVE
+        # A point that failed is missing at every look.
+        last = certain or number == self.policy.looks or not whole
+        return Look(number, self.policy.looks, decision, *self._responses(sizes), last)
+
+    def _measure(self, which: str, number: int, sizes: list[int]) -> Iterator[Progress]:
+        """Measure a part of the prompts of one model; no more than the origin, where that decides it."""
+        self._run = run = Run(
+            make_plan(self._spec(which, sizes, number), workers_here=0).on_node(this_node()),
+            self._part(which, number),
+            self.engines,
+            outside=self.outside,
+            name=f"{self.name}-{which}-{number}",
+            priority=self.priority,
+            owner=self.owner,
+        )
+        looked = which != MODEL
+        for progress in run:
+            yield progress
+            if self._cancelled.is_set() and progress.state == WORKING:
+                run.cancel()
+            elif progress.done and not looked:
+                looked = True
+                if self._fails_at_origin(number, sizes):
+                    run.cancel()
+
+    def _fails_at_origin(self, number: int, sizes: list[int]) -> bool:
+        """Whether the model fails by what it does as it is, whatever is around it."""
+        asked = any(rule.measure in AT_ORIGIN and not rule.relative for rule in self.policy.rules)
+        return asked and self._decide(number, sizes).verdict == FAIL
+
+    def _decide(self, number: int, sizes: list[int]) -> Decision:
+        """Decide by what is measured so far."""
+        for which in self.models:
+            if self.policy.looks > 1 and self._part(which, number).exists():
+                self._join(which, number, sizes)
+        return decided(self.policy, self.out, number)
+
+    def _join(self, which: str, number: int, sizes: list[int]) -> None:
+        """Put the parts of the prompts together, as if they had been measured at once."""
+        parts = [Results(self._part(which, part)) for part in range(1, number + 1)]
+        spec = self.resolve(self.policy.until(self.models[which], number, sizes))
+        whole = Results(self.out / which)
+        whole.write_json("spec.json", spec.model_dump(mode="json"))
+        for name in ("inputs.json", "geometry.json"):
+            if (document := parts[0].read_json(name)) is not None:
+                whole.write_json(name, document)
+        # The prompts are those of all parts.
+        inputs = parts[0].read_json("inputs.json")
+        assert inputs is not None
+        prompts = [part.digest() for part in check(spec).prompts]
+        whole.write_json("inputs.json", inputs | {"sha256": inputs["sha256"] | {"prompts": prompts}})
+        runs = [run for part in parts if (run := part.read_json("run.json"))]
+        if runs:
+            failed = [one for run in runs for one in run["failed"]]
+            seconds = round(sum(run["worker_seconds"] for run in runs), 3)
+            tokens = sum(run["tokens"] for run in runs)
+            last = runs[-1] | {"failed": failed, "worker_seconds": seconds, "tokens": tokens}
+            whole.write_json("run.json", last)
+        whole.put(
+            join_points(spec, [part.points() for part in parts]),
+            join_responses([part.responses() for part in parts]),
+        )
+
+    def _spec(self, which: str, sizes: list[int], number: int) -> LandscapeSpec:
+        model = self.models[which]
+        if self.policy.looks == 1:
+            return self.resolve(self.policy.spec(model))
+        return self.resolve(self.policy.part(model, number, sizes))
+
+    def _part(self, which: str, number: int) -> Path:
+        """The results folder of a part of the prompts."""
+        whole = self.out / which
+        return whole if self.policy.looks == 1 else whole / f"part-{number}"
+
+    def _responses(self, sizes: list[int]) -> tuple[int, int]:
+        """How many are measured, and how many would be for all looks."""
+        measured = planned = 0
+        for which, model in self.models.items():
+            spec = self.policy.spec(model)
+            asked = zip(spec.prompts, sizes, strict=True)
+            planned += count_points(spec) * sum(size * samples_of(spec, part) for part, size in asked)
+            for number in range(1, self.policy.looks + 1):
+                if self._part(which, number).exists():
+                    table = Results(self._part(which, number)).points()
+                    measured += sum(map(len, table["verdicts"].to_pylist()))
+        return measured, planned
 
 
 def gate(
@@ -35,43 +201,59 @@ def gate(
     """Measure a model, and the baseline where the policy compares, into folders below `out`; write the
     decision and its reports there, and give it as a document. What is measured already is kept. Raises an
     InputError."""
-    if policy.needs_baseline and baseline is None:
+    models = models_of(policy, model, baseline)
+    out = out.resolve()
+    spec = policy.spec(model)
+    make_plan(spec, spec.resources.workers if address == "local" else 0)  # before anything slow starts
+    with open_engines(spec, address) as engines:
+        asked = Gate(policy, models, out, engines, told, outside=address.startswith("ray://"))
+        *_, look = asked
+    return conclude(policy, models, out, look)
+
+
+def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str]:
+    """The models that a policy is about. Raises GateError where it compares, and there is no baseline."""
+    if not policy.needs_baseline:
+        return {MODEL: model}
+    if baseline is None:
         raise GateError(
             "baseline", "the policy compares with one, and none is given", "Give --baseline MODEL"
         )
-    models = {MODEL: model} | ({BASELINE: baseline} if baseline is not None and policy.needs_baseline else {})
-    specs = [policy.spec(name) for name in models.values()]
-    folders = [out / name for name in models]
-    with open_runs(specs, folders, address) as runs:
-        for name, run in zip(models, runs, strict=True):
-            for progress in run:
-                told(name, progress)
-    for folder in folders:
-        write_figures(folder)
-    landscapes = [load_landscapes(folder) for folder in folders]
-    decision = decide(policy, landscapes[0], landscapes[1] if len(landscapes) > 1 else None)
-    document = _document(
-        policy, models, decision, [Results(folder).read_json("inputs.json") for folder in folders]
-    )
-    _write(out, document)
+    return {MODEL: model, BASELINE: baseline}
+
+
+def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> dict[str, Any]:
+    """Write the last look's decision, its reports and the landscapes' figures, and give the decision as a
+    document."""
+    begin(out)
+    inputs = {}
+    for which in models:
+        if (out / which).exists():
+            write_summary(out / which)
+            write_figures(out / which)
+            inputs[which] = Results(out / which).read_json("inputs.json")
+    document = {
+        "verdict": look.decision.verdict,
+        "policy": policy.model_dump(mode="json"),
+        "models": models,
+        "findings": findings_of(look.decision),
+        "look": {
+            "number": look.number,
+            "of": look.of,
+            "level": level_of(look.number, look.of),
+            "responses": look.responses,
+            "planned": look.planned,
+        },
+        "inputs": inputs,
+        "versions": versions(),
+    }
+    Results(out).write_json(DECISION, document)
+    for name, made in (("decision.md", as_markdown), ("junit.xml", as_junit), ("decision.html", as_html)):
+        (out / name).write_text(made(document), encoding="utf-8")
     return document
 
 
-def _document(
-    policy: Policy, models: dict[str, str], decision: Decision, inputs: Sequence[dict[str, Any] | None]
-) -> dict[str, Any]:
-    return {
-        "decision_version": 1,
-        "verdict": decision.verdict,
-        "policy": policy.model_dump(mode="json"),
-        "models": models,
-        "findings": [asdict(one) for one in decision.findings],
-        "inputs": dict(zip(models, inputs, strict=True)),
-        "versions": versions(),
-    }
-
-
-def _write(out: Path, document: dict[str, Any]) -> None:
-    Results(out).write_json("decision.json", document)
-    for name, made in (("decision.md", as_markdown), ("junit.xml", as_junit), ("decision.html", as_html)):
-        (out / name).write_text(made(document), encoding="utf-8")
+def _sizes(spec: LandscapeSpec) -> list[int]:
+    """How many prompts each set of a spec has."""
+    asked = zip(check(spec).prompts, spec.prompts, strict=True)
+    return [len(found.prompts) // samples_of(spec, part) for found, part in asked]

@@ -18,7 +18,7 @@ PAGE = Environment(autoescape=True).from_string("""<!doctype html>
   .pass { color: #1d6b35; } .fail { color: #a3221b; } .inconclusive { color: #7a5200; }
 </style>
 <h1><span class="{{ verdict }}">{{ verdict }}</span>: {{ model }}</h1>
-<p>Policy {{ policy }}{% if baseline %}, beside {{ baseline }}{% endif %}. Intervals are 95 %.</p>
+<p>Policy {{ policy }}{% if baseline %}, beside {{ baseline }}{% endif %}. {{ looked }}</p>
 <table>
   <tr><th>rule<th>prompts<th>verdict<th>why</tr>
   {% for one in findings %}
@@ -39,7 +39,7 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         f"# {document['verdict']}: {_code(models['model'])}",
         "",
-        f"Policy {_cell(document['policy']['name'])}{beside}. Intervals are 95 %.",
+        f"Policy {_cell(document['policy']['name'])}{beside}. {looked(document)}",
         "",
         "| rule | prompts | verdict | why |",
         "| --- | --- | --- | --- |",
@@ -80,7 +80,18 @@ def as_html(document: dict[str, Any]) -> str:
         baseline=document["models"].get("baseline"),
         policy=document["policy"]["name"],
         findings=document["findings"],
+        looked=looked(document),
         versions=_versions(document),
+    )
+
+
+def looked(document: dict[str, Any]) -> str:
+    """At which look it was decided, with intervals of which level, and by how many responses."""
+    look = document["look"]
+    share = look["responses"] / look["planned"]
+    return (
+        f"Look {look['number']} of {look['of']}, with intervals of {100 * look['level']:.4g} %: "
+        f"{look['responses']:,} of {look['planned']:,} responses ({share:.0%})."
     )
 
 

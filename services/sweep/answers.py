@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.sweep.plan import Plan
-from visage_core.coherence import is_gibberish, is_unlikely
+from visage_core.coherence import is_gibberish, is_surely_unlikely, is_unlikely
 from visage_core.judges import shared_stops
 from visage_core.queries import Passage, Query, Question, Request
 from visage_core.results import Response
 from visage_core.spec import GenerationSpec
 
 Interrupted = Callable[[], bool]
+MOST_KNOWN = 20_000  # texts whose coherence a worker remembers: some 10 MB
 
 
 class Engine(Protocol):
@@ -74,20 +75,38 @@ def mark_gibberish(answers: Sequence[Answer]) -> list[Answer]:
     ]
 
 
-def mark_unlikely(engine: Engine, answers: Sequence[Answer], interrupted: Interrupted) -> list[Answer]:
-    """Say the same by how likely its text is under the weights that the engine has: those of the
-    unperturbed model."""
-    marked = list(answers)
-    asked = [number for number, answer in enumerate(answers) if answer.may_be_gibberish]
-    texts = {number: engine.encode(answers[number].response.text) for number in asked}
-    passages = {number: Passage(tokens, 1) for number, tokens in texts.items() if len(tokens) > 1}
-    likely = dict(zip(passages, engine.log_likelihoods(list(passages.values()), interrupted), strict=True))
-    for number in asked:
-        each = likely[number] / (passages[number].size - 1) if number in likely else None
-        marked[number] = _marked(
-            answers[number], each is None or is_unlikely(answers[number].response.text, each)
-        )
+def mark_unlikely(
+    engine: Engine,
+    answers: Sequence[Answer],
+    known: dict[str, bool],
+    to_origin: Callable[[], None],
+    interrupted: Interrupted,
+) -> list[Answer]:
+    """Say the same by how likely its text is under the unperturbed model, to which `to_origin` moves the
+    weights. `known` has what was found of texts before: neighbouring points have many refusals in common."""
+    texts = dict.fromkeys(answer.response.text for answer in answers if answer.may_be_gibberish)
+    known |= {text: True for text in texts if text not in known and is_surely_unlikely(text)}
+    if asked := [text for text in texts if text not in known]:
+        to_origin()
+        known |= _unlikely(engine, asked, interrupted)
+    marked = [
+        _marked(answer, known[answer.response.text]) if answer.may_be_gibberish else answer
+        for answer in answers
+    ]
+    if len(known) > MOST_KNOWN:
+        known.clear()
     return marked
+
+
+def _unlikely(engine: Engine, texts: Sequence[str], interrupted: Interrupted) -> dict[str, bool]:
+    """Which texts are unlikely under the weights that the engine has."""
+    passages = [Passage(engine.encode(text), 1) for text in texts]
+    scored = [(text, passage) for text, passage in zip(texts, passages, strict=True) if passage.size > 1]
+    sums = engine.log_likelihoods([passage for _, passage in scored], interrupted)
+    found = dict.fromkeys(texts, True)  # a text without a token has no likelihood
+    for (text, passage), one in zip(scored, sums, strict=True):
+        found[text] = is_unlikely(text, one / (passage.size - 1))
+    return found
 
 
 def _respond(

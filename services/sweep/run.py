@@ -193,6 +193,21 @@ class Run:
 
 
 @contextmanager
+def open_engines(spec: LandscapeSpec, address: str = "local") -> Iterator[Engines]:
+    """A cluster's engines, with the resources of a spec. Raises an InputError."""
+    with cluster(address):
+        models = [one for one in spec.judges if isinstance(one, ModelJudgeSpec)]
+        judges = [one.cores for one in models for _ in range(one.workers)]
+        resources = worker_resources(spec.resources, spec.engine.tensor_parallel, judges)
+        engines = Engines(spec.resources.workers, resources)
+        try:
+            yield engines
+        finally:
+            # In whatever process the next run lies about.
+            engines.close()
+
+
+@contextmanager
 def open_runs(
     specs: Sequence[LandscapeSpec],
     folders: Sequence[Path],
@@ -204,16 +219,12 @@ def open_runs(
     All specs have the resources of the first. Raises an InputError where something in a spec cannot be used,
     where a folder holds another job, or, while it runs, where another process is at work in it.
     """
-    first = specs[0]
-    plans = [make_plan(spec, first.resources.workers if address == "local" else 0) for spec in specs]
+    here = specs[0].resources.workers if address == "local" else 0
+    plans = [make_plan(spec, here) for spec in specs]
     outs = [folder.resolve() for folder in folders]
     for plan, out in zip(plans, outs, strict=True):
         require_same_job(Results(out), plan)
-    with cluster(address):
-        models = [one for one in first.judges if isinstance(one, ModelJudgeSpec)]
-        judges = [one.cores for one in models for _ in range(one.workers)]
-        resources = worker_resources(first.resources, first.engine.tensor_parallel, judges)
-        engines = Engines(first.resources.workers, resources)
+    with open_engines(specs[0], address) as engines:
         runs = [
             Run(
                 plan.on_node(this_node()),
@@ -231,6 +242,3 @@ def open_runs(
             for run in runs:
                 run.cancel()
             raise
-        finally:
-            # In whatever process the next run lies about.
-            engines.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -66,6 +66,7 @@ class _Job:
     here: Here
     model: TensorSource
     axes: Axes
+    unlikely: dict[str, bool] = field(default_factory=dict)  # of texts, as mark_unlikely knows them
 
     def steps(self, point: Point) -> list[tuple[TensorSource, float]]:
         """What leads from the model to a point; made again where it had to make room for something else."""
@@ -172,7 +173,7 @@ class Worker:
         way = job.here.plan.spec.coherence
         if way == "statistics":
             return mark_gibberish(answers)
-        if way == "likelihood" and any(answer.may_be_gibberish for answer in answers):
-            self._engine.move(job.model, [])
-            return mark_unlikely(self._engine, answers, cancelled)
+        if way == "likelihood":
+            engine = self._engine
+            return mark_unlikely(engine, answers, job.unlikely, lambda: engine.move(job.model, []), cancelled)
         return answers

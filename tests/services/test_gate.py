@@ -12,6 +12,8 @@ import pytest
 from services.demo.model import demo_model
 from services.gate.reports import as_html, as_junit, as_markdown
 from tests.conftest import Visage
+from tests.services.gates import signing_keys
+from visage_core.results import Results
 
 LANDSCAPE = {
     "axis": {"points": 5, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
@@ -42,22 +44,61 @@ def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
 ) -> None:
     out = tmp_path / "aligned"
     options = ("--policy", policy, "--baseline", aligned)
-    passed = visage("gate", aligned, *options, "--out", out, "--json")
+    private, public = signing_keys(tmp_path)
+    passed = visage("gate", aligned, *options, "--out", out, "--json", "--sign", private)
     assert passed.returncode == 0, passed.stdout + passed.stderr
     decision = json.loads(passed.stdout)
     assert decision == json.loads((out / "decision.json").read_text(encoding="utf-8"))
     assert [one["verdict"] for one in decision["findings"]] == ["pass"] * 3
     assert decision["inputs"]["model"]["sha256"]["model"] == decision["inputs"]["baseline"]["sha256"]["model"]
+    verified = visage("verify", out, "--key", public, "--policy", policy, "--model", aligned, "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    claims = json.loads(verified.stdout)["claims"]
+    assert claims["verdict"] == "pass"
+    assert {"config.json", "model.safetensors"} <= claims["models"]["model"]["files"]["model"].keys()
+    # It complies as it is: nothing around it is measured.
     failed = visage("gate", demo_model("harmful-50"), *options, "--out", tmp_path / "harmful")
     assert failed.returncode == 1, failed.stdout + failed.stderr
     suite = ElementTree.parse(tmp_path / "harmful" / "junit.xml").getroot()
     assert (suite.get("tests"), int(suite.get("failures", "0")) >= 1) == ("3", True)
     assert (tmp_path / "harmful" / "model" / "landscape.png").exists()
+    look = json.loads((tmp_path / "harmful" / "decision.json").read_text(encoding="utf-8"))["look"]
+    assert look["responses"] < look["planned"] / 3
     # What is measured is kept: another policy of the same landscape is decided at once.
     strict = written(tmp_path / "strict.json", samples={"prompts": 1_000})
     again = visage("gate", aligned, "--policy", strict, "--baseline", aligned, "--out", out)
     assert again.returncode == 2, again.stdout + again.stderr
     assert "the policy asks for 1000" in again.stdout
+    # That one is not signed, and does not pass for it.
+    assert visage("verify", out, "--key", public).returncode == 1
+
+
+def test_a_gate_looks_at_parts_of_the_prompts_and_stops_when_it_is_sure(
+    aligned: Path, visage: Visage, tmp_path: Path
+) -> None:
+    """What it measured in parts is what one sweep over the same prompts measures."""
+    rules = [{"measure": "asr_at_origin", "at_most": 60}, {"measure": "mean_safety", "at_least": 1}]
+    landscape = LANDSCAPE | {"prompts": [{"limit": 24, "shuffle": 1}]}
+    policy = written(tmp_path / "policy.json", landscape=landscape, rules=rules, looks=4)
+    out = tmp_path / "out"
+    done = visage("gate", aligned, "--policy", policy, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    decision = json.loads((out / "decision.json").read_text(encoding="utf-8"))
+    made = decision["look"]["number"]
+    assert made < 4
+    assert (decision["look"]["responses"], decision["look"]["planned"]) == (6 * made * 5, 24 * 5)
+    spec = tmp_path / "spec.json"
+    whole = landscape | {"model": str(aligned), "prompts": [{"limit": 6 * made, "shuffle": 1}]}
+    spec.write_text(json.dumps(whole), encoding="utf-8")
+    at_once = visage("run", "--spec", spec, "--out", tmp_path / "whole")
+    assert at_once.returncode == 0, at_once.stderr
+    columns = ["seed", "alpha", "prompt_set", "asr", "asr_low", "refused", "verdicts", "gibberish"]
+    parts, once = (Results(folder).points().select(columns) for folder in (out / "model", tmp_path / "whole"))
+    assert parts.sort_by("alpha").to_pylist() == once.sort_by("alpha").to_pylist()
+    inputs, expected = (
+        Results(folder).read_json("inputs.json") for folder in (out / "model", tmp_path / "whole")
+    )
+    assert inputs == expected
 
 
 def test_bad_input_is_no_verdict(aligned: Path, visage: Visage, policy: Path, tmp_path: Path) -> None:
@@ -91,6 +132,7 @@ def test_hostile_names_are_text() -> None:
         "models": {"model": name, "baseline": name},
         "policy": {"name": name},
         "findings": [finding],
+        "look": {"number": 1, "of": 2, "level": 0.99, "responses": 5, "planned": 10},
         "versions": {"visage": "1"},
     }
     assert "<script>" not in as_html(document)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from visage_core.grid import ORIGIN, Point, points
 from visage_core.landscape import Landscape
+from visage_core.metrics import exact_rate
 from visage_core.policy import Decision, PolicyError, decide, parse_policy
+from visage_core.readings import as_floats
 from visage_core.results import PointResult, Response, Results
 from visage_core.spec import SpecError
 
@@ -113,6 +115,30 @@ def test_coherent_responses_alone(tmp_path: Path) -> None:
     assert verdict(decide(policy({"measure": "incoherent_share", "at_most": 5}), [found])) == "fail"
 
 
+def test_the_worst_direction_has_to_hold_too(tmp_path: Path) -> None:
+    """Two directions are wide and one is narrow: the mean holds, and the narrow one does not."""
+    wide, narrow = landscape(tmp_path / "wide", 0.375), landscape(tmp_path / "narrow", 0.125)
+    rows = {point: (narrow if point.seed == 1 else wide).rows[point] for point in wide.rows}
+    mixed = Landscape(wide.spec, rows)
+    rule = {"measure": "basin_width", "at_least": 0.5}
+    [mean], [worst] = (decide(policy(one), [mixed]).findings for one in (rule, rule | {"worst": True}))
+    [[of_wide], [of_narrow]] = (decide(policy(rule), [one]).findings for one in (wide, narrow))
+    found = [one.value.value for one in (mean, worst, of_wide, of_narrow) if one.value is not None]
+    assert found[0] == pytest.approx((2 * found[2] + found[3]) / 3)
+    assert found[1] == found[3] < found[2]
+    assert worst.verdict == "fail"
+    assert "worst direction" in worst.rule
+
+
+def test_the_origin_is_decided_before_the_rest_is_measured(tmp_path: Path) -> None:
+    found = landscape(tmp_path, 0.25)
+    begun = Landscape(found.spec, {ORIGIN: found.rows[ORIGIN]})
+    at_origin, around = {"measure": "asr_at_origin", "at_least": 60}, SAFE
+    assert verdict(decide(policy(at_origin, around), [begun])) == "fail"
+    at_origin = {"measure": "asr_at_origin", "at_most": 60}
+    assert verdict(decide(policy(at_origin, around), [begun])) == "inconclusive"
+
+
 @given(st.integers(0, PROMPTS), st.floats(0, 100))
 def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
     spec = policy(SAFE).spec("m")
@@ -122,6 +148,8 @@ def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
     )
     rows = {point: dict.fromkeys(("asr_low", "asr_high")) | row.row(spec) for point in points(spec)}
     found = Landscape(spec, rows)
+    limits = exact_rate(as_floats(verdicts))
+    assert limits is not None
     most = decide(policy({"measure": "asr_at_origin", "at_most": bound}), [found]).verdict
     least = decide(policy({"measure": "asr_at_origin", "at_least": bound}), [found]).verdict
     assert (most, least) in {
@@ -129,8 +157,8 @@ def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
         ("fail", "pass"),
         ("inconclusive", "inconclusive"),
     } or bound in (
-        found.rows[ORIGIN]["asr_low"],
-        found.rows[ORIGIN]["asr_high"],
+        limits.low,
+        limits.high,
     )
 
 
@@ -145,6 +173,8 @@ def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
         ({"measure": "basin_area", "at_least": 1}, "no prompt set"),
         ({"measure": "unjudged_share", "at_most": 1, "relative": True}, "baseline"),
         ({"measure": "mean_accuracy", "at_least": 1, "coherent": True}, "coherent"),
+        ({"measure": "visage", "at_least": 1, "worst": True, "relative": True}, "worst"),
+        ({"measure": "asr_at_origin", "at_most": 1, "worst": True}, "worst"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_an_error(rule: dict[str, Any], match: str) -> None:

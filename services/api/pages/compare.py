@@ -15,7 +15,7 @@ from services.api.pages.look import Looked
 from services.api.pages.render import page
 from services.api.pages.session import Reader
 from services.api.problems import NoResultError
-from services.api.routes.landscapes import shown
+from services.api.routes.landscapes import KIND, shown
 from services.api.schemas import Landscape as Job
 from services.api.service import Service
 from services.jobs.keys import Caller
@@ -124,7 +124,7 @@ def _jobs(what: Service, who: Caller, ids: list[str]) -> list[Job]:
         raise ComparisonError(
             "job", f"there are {len(ids)}, and {MOST_COMPARED} fit at a time", "Choose fewer"
         )
-    jobs = [shown(what.jobs.get(one, who.sees)) for one in ids]
+    jobs = [shown(what.jobs.get(one, who.sees, KIND)) for one in ids]
     for job in jobs:
         if job.state != State.DONE:
             name = job.label or Path(job.model).name

@@ -13,7 +13,8 @@ from services.api.pages.render import ROOT, page
 from services.api.pages.session import Form, Reader, Submitter
 from services.api.pages.sparkline import sparkline
 from services.api.problems import NoResultError
-from services.api.routes.landscapes import NAMES, Id, shown
+from services.api.routes.jobs import NAMES, Id
+from services.api.routes.landscapes import KIND, shown
 from services.jobs.states import OVER, State
 from visage_core.measured import load
 
@@ -36,7 +37,13 @@ def list_(
     """The jobs of the key, the newest first. Filters are empty where they are not set, as forms send them."""
     wanted = State(state) if state else None
     found = what.jobs.page(
-        owner=who.sees, state=wanted, model=model or None, label=label or None, before=cursor, limit=limit
+        kind=KIND,
+        owner=who.sees,
+        state=wanted,
+        model=model or None,
+        label=label or None,
+        before=cursor,
+        limit=limit,
     )
     filters: dict[str, Any] = {"state": wanted or "", "model": model, "label": label}
     filters |= {"limit": limit} if limit != LIMIT else {}
@@ -59,7 +66,7 @@ def list_(
 @router.get("/jobs/{job}/sparkline.svg")
 def small_figure(job: Id, what: Services, who: Reader) -> Response:
     """The landscape in the size of a word. Its address holds the job's revision: a finished one is kept."""
-    row = what.jobs.get(job, who.sees)
+    row = what.jobs.get(job, who.sees, KIND)
     if not row.done:
         raise NoResultError("id", "the job has no points yet", "Wait for its first one")
     content = sparkline(load(what.results.fetch(job)).drawn())
@@ -70,15 +77,12 @@ def small_figure(job: Id, what: Services, who: Reader) -> Response:
 @router.post("/jobs/{job}/cancel")
 def cancel(job: Id, what: Services, who: Submitter, sent: Form) -> Response:  # noqa: ARG001 - it was checked
     """End a job. Its finished points stay."""
-    what.jobs.cancel(job, who.sees)
+    what.jobs.cancel(job, who.sees, KIND)
     return RedirectResponse(f"{ROOT}/jobs/{job}", 303)
 
 
 @router.post("/jobs/{job}/delete")
 def delete(job: Id, what: Services, who: Submitter, sent: Form) -> Response:  # noqa: ARG001 - it was checked
     """Remove a job that is over, with its results."""
-    what.jobs.require_over(job, who.sees)
-    what.work.remove(job)
-    what.results.remove(job)
-    what.jobs.delete(job)
+    what.remove(job, who.sees, KIND)
     return RedirectResponse(f"{ROOT}/jobs", 303)

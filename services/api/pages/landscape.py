@@ -15,7 +15,8 @@ from services.api.pages.look import Look, Looked, nearest, place
 from services.api.pages.render import page
 from services.api.pages.session import Reader, ResponseReader
 from services.api.problems import NoResultError
-from services.api.routes.landscapes import Id, shown
+from services.api.routes.jobs import Id
+from services.api.routes.landscapes import KIND, shown
 from services.jobs.keys import Caller, Scope
 from services.jobs.states import OVER
 from services.jobs.tables import JobRow
@@ -43,7 +44,7 @@ def job_page(
     _: Turn,
 ) -> Response:
     """Everything about a job."""
-    row = what.jobs.get(job, who.sees)
+    row = what.jobs.get(job, who.sees, KIND)
     found = _measured(what.results.fetch(job)) if row.done else None
     return page(
         request,
@@ -67,7 +68,7 @@ def progress(
     since: int = 0,
 ) -> Response:
     """How far a job is, where that has changed; a page whose job has ended meanwhile is loaded again."""
-    row = what.jobs.get(job, who.sees)
+    row = what.jobs.get(job, who.sees, KIND)
     if row.revision == since:
         return Response(status_code=204)
     if row.state in OVER:
@@ -103,7 +104,7 @@ def numbers(job: Id, request: Request, what: Services, who: Reader, at: Looked, 
 @router.get("/jobs/{job}/point")
 def point(job: Id, request: Request, what: Services, who: Reader, at: Looked, _: Turn) -> Response:
     """The numbers of one point."""
-    row = what.jobs.get(job, who.sees)
+    row = what.jobs.get(job, who.sees, KIND)
     found = _begun(what, job, who)
     here = place(found, at) if at.alpha is not None else None
     return page(request, "_point.html", job=shown(row), at=at, place=here, may_read=_may_read(row, who))
@@ -155,7 +156,7 @@ def download(job: Id, what: Services, who: Reader, _: Turn) -> Response:
     """All of it as one file, to keep or to send."""
     from services.report.page import report
 
-    row = what.jobs.get(job, who.sees)
+    row = what.jobs.get(job, who.sees, KIND)
     content = report(_begun(what, job, who).folder, row.label)
     headers = {"content-disposition": f'attachment; filename="visage-{job}.html"'}
     return Response(content, media_type="text/html", headers=headers)
@@ -163,7 +164,7 @@ def download(job: Id, what: Services, who: Reader, _: Turn) -> Response:
 
 def _begun(what: Services, job: str, who: Caller) -> Measured:
     """What a job has measured. Raises NoResultError where that is nothing."""
-    what.jobs.get(job, who.sees)
+    what.jobs.get(job, who.sees, KIND)
     found = _measured(what.results.fetch(job))
     if found is None:
         raise NoResultError("id", "the job has not begun", "Wait for its first point")

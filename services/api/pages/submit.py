@@ -16,6 +16,7 @@ from services.api.access import Services, Turn
 from services.api.pages.fields import FIELDS, SECTIONS, Message, document_of, field_of, messages, values_of
 from services.api.pages.render import ROOT, page
 from services.api.pages.session import Form, Submitter
+from services.api.routes.landscapes import KIND
 from services.api.schemas import LandscapeRequest
 from services.api.service import Service
 from services.jobs.keys import Caller, Scope
@@ -34,7 +35,7 @@ def empty(request: Request, what: Services, who: Submitter, like: str = "", mode
     values["model"] = model
     text = ""
     if like:
-        row = what.jobs.get(like, who.sees)
+        row = what.jobs.get(like, who.sees, KIND)
         text = _yaml(row.spec)
         values |= {"label": row.label or "", "by": "text"}
     return _page(request, what, who, values, text)
