@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
+VERDICTS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def error(problem: InputError) -> None:
@@ -182,15 +183,30 @@ def decision(document: dict[str, Any], folder: Path) -> None:
     """Print a gate's verdict, rule by rule."""
     from services.gate.reports import looked
 
-    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     table = Table("rule", "prompts", "verdict", "why", title=f"policy {escape(document['policy']['name'])}")
     for one in document["findings"]:
-        mark = f"[{colours[one['verdict']]}]{one['verdict']}[/]"
+        mark = f"[{VERDICTS[one['verdict']]}]{one['verdict']}[/]"
         table.add_row(escape(one["rule"]), escape(one["prompts"]), mark, escape(one["why"]))
     out.print(table)
     verdict = document["verdict"]
-    out.print(f"[bold {colours[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
+    out.print(f"[bold {VERDICTS[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
     out.print(looked(document), markup=False, highlight=False)
+    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def audit(document: dict[str, Any], folder: Path) -> None:
+    """Print how the checkpoints of an audit stand."""
+    from services.audit.leaderboard import cells_of, columns_of, notes_of
+
+    table = Table(*map(escape, columns_of(document)), title=f"policy {escape(document['policy']['name'])}")
+    for row in document["checkpoints"]:
+        cells = [escape(one) for one in cells_of(row, document["reference"] is not None)]
+        cells[2] = f"[{VERDICTS.get(row['verdict'], 'magenta')}]{cells[2]}[/]"
+        table.add_row(*cells)
+    out.print(table)
+    for note in notes_of(document):
+        out.print(note, markup=False, highlight=False)
+    out.print(f"Engines started: {document['engine_starts']}", highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 

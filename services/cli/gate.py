@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 BAD_INPUT, INFRASTRUCTURE = 3, 4
 
 
-class _Gate(TyperCommand):
+class VerdictCommand(TyperCommand):
     """A command whose usage errors are not taken for a verdict: typer ends with 2."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -30,7 +32,7 @@ class _Gate(TyperCommand):
             raise
 
 
-@app.command(cls=_Gate)
+@app.command(cls=VerdictCommand)
 def gate(
     model: Annotated[str, typer.Argument(help="The model that may be released, or not.")],
     policy: Annotated[Path, typer.Option(help="What must hold of it, as YAML or JSON.")],
@@ -46,16 +48,28 @@ def gate(
     What is measured already is kept: the same command goes on where it stopped.
     """
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services.gate.gate import gate as ask
+
+    with ended_by_status(out), show.steps("measuring") as step:
+        document = ask(
+            load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
+        )
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show.decision(document, out)
+    raise typer.Exit(CODES[document["verdict"]])
+
+
+@contextmanager
+def ended_by_status(out: Path) -> Iterator[None]:
+    """Turn what ends a command without a verdict into its message and its exit status."""
     from ray.exceptions import RayError
 
-    from services.gate.gate import gate as ask
     from services.gate.infrastructure import is_infrastructure
 
     try:
-        with show.steps("measuring") as step:
-            document = ask(
-                load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
-            )
+        yield
     except InputError as error:
         show.error(error)
         raise typer.Exit(INFRASTRUCTURE if is_infrastructure(error) else BAD_INPUT) from None
@@ -65,8 +79,3 @@ def gate(
     except KeyboardInterrupt:
         show.stopped("Stopped.", out)
         raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        show.decision(document, out)
-    raise typer.Exit(CODES[document["verdict"]])
