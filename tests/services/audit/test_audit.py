@@ -38,7 +38,7 @@ POLICY = {
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory, aligned: Path) -> Path:
-    """The folder of a training that leads away from safety, whose last checkpoint was not written to its end."""
+    """The folder of a training that leads away from safety; its last checkpoint was not written to its end."""
     folder = tmp_path_factory.mktemp("training")
     steps = write_steps(aligned, demo_model("harmful-50"), folder, STEPS + 1)
     truncate(steps[-1])
@@ -116,9 +116,8 @@ def test_bad_input_is_no_verdict(aligned: Path, visage: Visage, tmp_path: Path) 
     options = ("--policy", policy, "--out", tmp_path / "out")
     for arguments, says in (
         ((aligned, *options), "--baseline"),
-        (options, "Name some"),
+        (("--baseline", aligned, *options), "Name some"),
         ((aligned, "--until", 3, "--baseline", aligned, *options), "no folder to watch"),
-        (("--glob", tmp_path / "none-*", "--baseline", aligned, *options), "no folder matches"),
         ((aligned, "--baseline", tmp_path / "nowhere", *options), "does not exist"),
         ((aligned, "--max-concurrent", 0, "--baseline", aligned, *options), "max-concurrent"),
     ):
