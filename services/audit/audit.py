@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
+from ray.exceptions import RayError
 
 from services.audit.baseline import measure_baseline
 from services.audit.checkpoints import AuditError, Candidate, named, whole_name
@@ -34,6 +35,7 @@ from visage_core.spec import ModelJudgeSpec, differences
 POLL_SECONDS = 5.0
 # Engines that died are started anew so often.
 LIVES = 3
+AUDIT = "audit.json"
 Told = Callable[[int, int], object]  # of so many checkpoints, so many are done with
 
 
@@ -90,11 +92,13 @@ class Audit:
     def _run(self, batches: Iterable[list[str]], watcher: Watcher | None = None) -> dict[str, Any]:
         with ExitStack() as stack:
             stack.enter_context(_alone_in(self.out))
-            self._begin()
+            self._require_same()
             if self.baseline is not None:
                 self._baseline_sizes = self._checked_baseline(self.baseline)
             for batch in batches:
                 sizes = self._sound(named(batch, self.out))
+                # Not before: what cannot be audited has no folder.
+                Results(self.out).write_json(AUDIT, self._about())
                 if sizes:
                     if self._engines is None:
                         self._engines = stack.enter_context(
@@ -105,22 +109,22 @@ class Audit:
                 document = self._written(watcher)
             return document
 
-    def _begin(self) -> None:
-        """Make the folder this audit's. Raises AuditError where it is another's. Other rules are no other
-        audit: they are decided by what is measured."""
-        results = Results(self.out)
-        document = {
+    def _about(self) -> dict[str, Any]:
+        """What makes an audit this one. Other rules do not make it another: what is measured decides them."""
+        return {
             "audit_version": 1,
             "landscape": self.policy.spec("model").model_dump(mode="json", exclude={"model", "resources"}),
             "looks": self.policy.looks,
             "baseline": self.baseline,
         }
-        before = results.read_json("audit.json")
-        if before is not None and (changes := differences(before, document)):
+
+    def _require_same(self) -> None:
+        """Raise AuditError where the folder is another audit's."""
+        before = Results(self.out).read_json(AUDIT)
+        if before is not None and (changes := differences(before, self._about())):
             raise AuditError(
                 "out", f"{self.out} holds another audit: {'; '.join(changes)}", "Use another folder"
             )
-        results.write_json("audit.json", document)
 
     def _checked_baseline(self, model: str) -> list[int]:
         try:
@@ -164,7 +168,7 @@ class Audit:
         left = list(sizes)
         for _ in range(LIVES):
             borrowed = self._engines.lend(self._judging_plan(left[0]))
-            trial = Trial(self.policy, self.baseline, self.out, borrowed, sizes)
+            trial = Trial(self.policy, self.baseline, self.out, borrowed, sizes, Path.cwd())
             failed = run_trials(trial, left, self._concurrent, self._count)
             self._engines.bury()
             left = list(failed)
@@ -193,7 +197,8 @@ class Audit:
     def _written(self, watcher: Watcher | None) -> dict[str, Any]:
         incomplete = [] if watcher is None else watcher.incomplete()
         if self._engines is not None:
-            self._engine_starts = max(self._engine_starts, self._engines.state()["engine_starts"])
+            with suppress(RayError):
+                self._engine_starts = max(self._engine_starts, self._engines.state()["engine_starts"])
         more = {"incomplete": incomplete, "engine_starts": self._engine_starts}
         return write_leaderboard(self.out, self.policy, self.baseline, list(self._candidates), more)
 

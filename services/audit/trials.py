@@ -33,16 +33,18 @@ Sizes = dict[Candidate, list[int]]  # how many prompts each set has
 @dataclass(frozen=True)
 class Trial:
     """What a process of Tune needs to drive the gate of a checkpoint. `sizes` has all the candidates, those
-    first that are to be measured first."""
+    first that are to be measured first; names of files in the policy are relative to `place`."""
 
     policy: Policy
     baseline: str | None
     out: Path
     engines: Borrowed
     sizes: Sizes
+    place: Path
 
     def __call__(self, config: dict[str, Any]) -> None:
         """Report each look. Where the checkpoint cannot be measured, write why."""
+        os.chdir(self.place)  # Tune has gone elsewhere
         number, candidate = next(
             (number, one) for number, one in enumerate(self.sizes) if one.name == config["checkpoint"]
         )

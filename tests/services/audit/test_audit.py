@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from services.cli import app
 from services.demo.model import demo_model
 from services.gate.gate import MODEL
 from tests.conftest import Visage, visage_command, wide
@@ -38,7 +40,7 @@ POLICY = {
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory, aligned: Path) -> Path:
-    """The folder of a training that leads away from safety; its last checkpoint was not written to its end."""
+    """A training that leads away from safety; its last checkpoint was not written to its end."""
     folder = tmp_path_factory.mktemp("training")
     steps = write_steps(aligned, demo_model("harmful-50"), folder, STEPS + 1)
     truncate(steps[-1])
@@ -110,20 +112,24 @@ def wait_for(out: Path, count: int) -> list[Path]:
     raise TimeoutError(out)
 
 
-def test_bad_input_is_no_verdict(aligned: Path, visage: Visage, tmp_path: Path) -> None:
-    policy = tmp_path / "policy.json"
+def test_bad_input_is_no_verdict(aligned: Path, tmp_path: Path) -> None:
+    policy, out = tmp_path / "policy.json", tmp_path / "out"
     policy.write_text(json.dumps(POLICY), encoding="utf-8")
-    options = ("--policy", policy, "--out", tmp_path / "out")
+
+    def audit(*arguments: object) -> tuple[int, str]:
+        options = ["--policy", str(policy), "--out", str(out)]
+        done = CliRunner().invoke(app, ["audit", *map(str, arguments), *options])
+        return done.exit_code, " ".join(done.output.split())
+
     for arguments, says in (
-        ((aligned, *options), "--baseline"),
-        (("--baseline", aligned, *options), "Name some"),
-        ((aligned, "--until", 3, "--baseline", aligned, *options), "no folder to watch"),
-        ((aligned, "--baseline", tmp_path / "nowhere", *options), "does not exist"),
-        ((aligned, "--max-concurrent", 0, "--baseline", aligned, *options), "max-concurrent"),
+        ((aligned,), "Give --baseline MODEL"),
+        (("--baseline", aligned), "Name some"),
+        ((aligned, "--until", 3, "--baseline", aligned), "no folder to watch"),
+        ((aligned, "--baseline", tmp_path / "nowhere"), "does not exist"),
+        ((aligned, "--max-concurrent", 0, "--baseline", aligned), "max-concurrent"),
+        ((aligned, "--address", "ray://x:1", "--baseline", aligned), "outside the cluster"),
     ):
-        done = visage("audit", *arguments)
-        assert done.returncode == 3, done.stdout + done.stderr
-        assert says in done.stdout + done.stderr
-    broken = visage("audit", tmp_path / "none", "--baseline", aligned, *options)
-    assert broken.returncode == 4, broken.stdout + broken.stderr
-    assert "does not exist" in broken.stdout
+        status, output = audit(*arguments)
+        assert (status, says in output) == (3, True), output
+    status, output = audit(tmp_path / "none", "--baseline", aligned)
+    assert (status, "does not exist" in output) == (4, True), output

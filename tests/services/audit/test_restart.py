@@ -178,6 +178,9 @@ def test_what_is_wrong_with_the_policy_is_no_checkpoints_fault(
     fakes.bad = {Path(one).name: AuditError("prompts.source", "nowhere", "Give a file") for one in models}
     with pytest.raises(AuditError, match=r"prompts\.source"):
         audit(tmp_path / "out", models)
+    fakes.bad.clear()
+    mended = policy().model_copy(update={"landscape": policy().landscape | {"prompts": {"limit": 10}}})
+    assert audit(tmp_path / "out", models, mended)
 
 
 def test_a_trial_that_fails_for_good_is_reported(fakes: Fakes, models: list[str], tmp_path: Path) -> None:
