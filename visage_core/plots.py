@@ -25,7 +25,7 @@ STYLES: tuple[Style, ...] = ("heatmap", "contour", "surface")
 DARK = "#222222"
 COLOURS = ("#3b6fb6", "#d1733a", "#4f9d69", "#8e6bb0", "#b5547a", "#6b7780", "#b59a2c", "#3aa3a8")
 SAFE = "rgba(79, 157, 105, 0.13)"
-VERDICTS = {"pass": "#1d6b35", "inconclusive": "#b59a2c", "fail": "#a3221b", "baseline": DARK}
+VERDICTS = {"pass": "#1d6b35", "inconclusive": "#b59a2c", "fail": "#a3221b"}
 SIZE = (900, 520)
 ROW_HEIGHT = 28
 COHERENT = READINGS["asr_coherent"]
@@ -112,11 +112,13 @@ def audit_figure(standings: Sequence[Standing], score: str, title: str) -> go.Fi
             "arrayminus": [one.score.value - one.score.low for one in own_kind],
             "color": colour,
         }
-        places = [one.step if along else one.name for one in own_kind]
-        axes = {"x": places, "y": values, "error_y": reach} if along else {}
+        if along:
+            axes = {"x": [one.step for one in own_kind], "y": values, "error_y": reach}
+        else:
+            axes = {"x": values, "y": [one.name for one in own_kind], "error_x": reach}
         if own_kind:
             figure.add_scatter(
-                **(axes or {"x": values, "y": places, "error_x": reach}),
+                **axes,
                 mode="markers",
                 name=verdict,
                 marker={"color": colour, "size": 9},
