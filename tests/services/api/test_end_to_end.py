@@ -36,6 +36,8 @@ SPEC: dict[str, Any] = {
 }
 
 NO_JUDGE = "http://127.0.0.1:9/v1"
+# A gate takes minutes, and is the same to either database.
+ONE_DATABASE = pytest.mark.parametrize("measured", ["sqlite"], indirect=True)
 
 
 @dataclass
@@ -170,6 +172,7 @@ def test_an_engine_is_warm_for_the_next_job(measured: Measured, aligned: Path) -
     assert engines() == before, "the engine was started again"
 
 
+@ONE_DATABASE
 def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
     measured: Measured, aligned: Path
 ) -> None:
@@ -205,6 +208,7 @@ def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
         assert not {item.id for item in client.page(limit=500).items} & set(gates.values())
 
 
+@ONE_DATABASE
 def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(measured: Measured, aligned: Path) -> None:
     template = {"text": "{response}?", "complied": ["Yes"], "refused": ["No"]}
     judge = {"kind": "endpoint", "url": NO_JUDGE, "model": "none", "tries": 1, "template": template}
