@@ -110,6 +110,7 @@ def test_show_prints_the_summary_and_draws_again(finished: Path, visage: Visage,
         (copy / name).unlink()
     done = visage("show", copy)
     assert done.returncode == 0
+    assert "100.0 ┤" in done.stdout, "it is drawn here"
     assert "VISAGE" in done.stdout
     assert scores(copy) == scores(finished)
     assert (copy / "landscape.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

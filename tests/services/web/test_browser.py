@@ -67,6 +67,7 @@ def test_a_person_measures_looks_and_compares(visitor: Watched, aligned: Path) -
     page.locator(".state", has_text="done").wait_for(timeout=3 * MINUTES)
 
     page.get_by_role("link", name="Jobs", exact=True).click()
+    page.get_by_role("heading", name="Jobs").wait_for()
     for box in page.get_by_role("checkbox").all():
         box.check()
     visitor.check("jobs")
