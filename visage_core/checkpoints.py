@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from visage_core.digests import file_digests, total_digest
 from visage_core.documents import open_bytes, parse_json, read_json
 from visage_core.errors import InputError
 
@@ -130,16 +130,7 @@ class Checkpoint:
 
     def digest(self) -> str:
         """SHA-256 over its files, in hexadecimal."""
-        return files_digest(self.path, self.files)
-
-
-def files_digest(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 over the name and the SHA-256 of each of some files, in hexadecimal."""
-    total = hashlib.sha256()
-    for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+        return total_digest(file_digests(self.path, self.files))
 
 
 def require_same_tensors(base: Checkpoint, other: Checkpoint, field: str) -> None:

@@ -72,6 +72,7 @@ READ_TRIES = 5
 MOST_VALUES = 2**29
 GROUP_ROWS = 10_000
 PART_NAME = re.compile(r"(points|responses)_[0-9a-f]+\.parquet")
+UNFINISHED = re.compile(r"\..+\.\d+")  # a file that is being written, or was when its process was killed
 PLACE = ["seed", "alpha", "beta", "prompt_set"]
 
 
@@ -191,6 +192,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._parts = folder / "parts"
+        self._merged_parts = folder / ".merged-parts"
 
     def add(
         self, spec: LandscapeSpec, results: list[PointResult], prompts: list[tuple[str, ...]] | None
@@ -259,10 +261,17 @@ class Results:
             _write(responses, self.folder / "responses.parquet")
         _write(table, self.folder / "points.parquet")
         # Renamed first: were it killed halfway through the removal, the next merge would find half the parts.
-        merged_parts = self.folder / ".merged-parts"
-        shutil.rmtree(merged_parts, ignore_errors=True)
-        self._parts.rename(merged_parts)
-        shutil.rmtree(merged_parts)
+        shutil.rmtree(self._merged_parts, ignore_errors=True)
+        self._parts.rename(self._merged_parts)
+        shutil.rmtree(self._merged_parts)
+
+    def settle(self) -> None:
+        """Merge, and remove what killed processes left: for a folder into which nobody measures any more."""
+        self.merge()
+        shutil.rmtree(self._merged_parts, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink()
 
     def _gather(self, name: str, schema: pa.Schema, key: list[str]) -> pa.Table:
         """The rows of a merged file and of its parts. A crash while merging leaves rows in both, and one

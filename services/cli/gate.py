@@ -18,7 +18,7 @@ CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 BAD_INPUT, INFRASTRUCTURE = 3, 4
 
 
-class _Gate(TyperCommand):
+class VerdictCommand(TyperCommand):
     """A command whose usage errors are not taken for a verdict: typer ends with 2."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
@@ -30,7 +30,7 @@ class _Gate(TyperCommand):
             raise
 
 
-@app.command(cls=_Gate)
+@app.command(cls=VerdictCommand)
 def gate(
     model: Annotated[str, typer.Argument(help="The model that may be released, or not.")],
     policy: Annotated[Path, typer.Option(help="What must hold of it, as YAML or JSON.")],
@@ -39,6 +39,13 @@ def gate(
         str | None, typer.Option(help="The model that it is compared with, where the policy asks for one.")
     ] = None,
     address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sign all that is measured and decided with this Ed25519 key (a PEM file).",
+            envvar="VISAGE_SIGNING_KEY",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as a JSON object.")] = False,
 ) -> None:
     """May this model be released? Status 0: pass, 1: fail, 2: inconclusive, 3: bad input, 4: infrastructure.
@@ -48,14 +55,19 @@ def gate(
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
     from ray.exceptions import RayError
 
+    from services.gate.evidence import seal
     from services.gate.gate import gate as ask
     from services.gate.infrastructure import is_infrastructure
+    from services.gate.signing import load_signer
 
     try:
+        signer = load_signer(sign) if sign is not None else None
         with show.steps("measuring") as step:
             document = ask(
                 load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
             )
+        if signer is not None:
+            seal(out, signer)
     except InputError as error:
         show.error(error)
         raise typer.Exit(INFRASTRUCTURE if is_infrastructure(error) else BAD_INPUT) from None

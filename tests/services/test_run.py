@@ -83,6 +83,7 @@ def test_scores_carry_their_spec_versions_and_intervals(finished: Path) -> None:
     document = summary(finished)
     assert document["spec"]["axis"]["direction"]["seeds"] == [0, 1]
     assert set(document["inputs"]["sha256"]) == {"model", "prompts", "judges"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(document["inputs"]["files"]["model"])
     assert "torch" in document["inputs"]["versions"]
     visage = scores(finished)["visage"]
     assert visage["low"] <= visage["value"] <= visage["high"]
