@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST = 4_000
+LONGEST = 2**15
 
 
 class InputError(ValueError):
@@ -24,7 +24,8 @@ class InputError(ValueError):
 def _plain(text: str) -> str:
     """A text for terminals and logs. It may quote a file that somebody else made: of whatever length, and
     with characters that make a terminal do things."""
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    if len(text) > LONGEST:  # what is wrong stands at the end, or at the beginning
+        text = f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
     return "".join(
         one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text
     )
