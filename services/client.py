@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -26,6 +26,10 @@ from tenacity import (
 )
 
 from services.api.schemas import (
+    Audit,
+    AuditDetail,
+    AuditPage,
+    AuditRequest,
     Body,
     Estimate,
     Gate,
@@ -131,6 +135,21 @@ def _validate_gate(policy: Policy | dict[str, Any], model: str, baseline: str | 
     return _Call("POST", "/v1/gates:validate", _json(GateEstimate), options)
 
 
+def _submit_audit(
+    policy: Policy | dict[str, Any],
+    models: str | Sequence[str],
+    baseline: str | None,
+    label: str | None,
+    priority: int,
+    webhook: Webhook | None,
+    idempotency_key: str | None,
+) -> _Call[AuditDetail]:
+    request: dict[str, Any] = {"policy": policy, "models": models, "baseline": baseline}
+    request |= {"label": label, "priority": priority, "webhook": webhook}
+    options = _once(AuditRequest.model_validate(request), idempotency_key)
+    return _Call("POST", "/v1/audits", _json(AuditDetail), options)
+
+
 def _body(request: Body) -> dict[str, Any]:
     return {"json": request.model_dump(mode="json")}
 
@@ -154,6 +173,11 @@ def _gates(
     return _Call("GET", "/v1/gates", _json(GatePage), options)
 
 
+def _audits(state: State | None, label: str | None, cursor: str | None, limit: int) -> _Call[AuditPage]:
+    options = _filters(state, None, label, cursor, limit)
+    return _Call("GET", "/v1/audits", _json(AuditPage), options)
+
+
 def _filters(
     state: State | None, model: str | None, label: str | None, cursor: str | None, limit: int
 ) -> dict[str, Any]:
@@ -175,6 +199,22 @@ def _delete_gate(job: str) -> _Call[None]:
 
 def _report(job: str, name: str) -> _Call[bytes]:
     return _Call("GET", f"/v1/gates/{job}/reports/{name}", lambda answer: answer.content)
+
+
+def _audit(job: str) -> _Call[AuditDetail]:
+    return _Call("GET", f"/v1/audits/{job}", _json(AuditDetail))
+
+
+def _cancel_audit(job: str) -> _Call[AuditDetail]:
+    return _Call("POST", f"/v1/audits/{job}/cancel", _json(AuditDetail))
+
+
+def _delete_audit(job: str) -> _Call[None]:
+    return _Call("DELETE", f"/v1/audits/{job}", lambda _: None, gone=True)
+
+
+def _leaderboard(job: str, name: str) -> _Call[bytes]:
+    return _Call("GET", f"/v1/audits/{job}/reports/{name}", lambda answer: answer.content)
 
 
 def _get(job: str) -> _Call[LandscapeDetail]:
@@ -381,6 +421,51 @@ class Client:
         """A gate's decision: decision.json, decision.md, decision.html or junit.xml."""
         return self._send(_report(job, name))
 
+    def submit_audit(
+        self,
+        policy: Policy | dict[str, Any],
+        models: str | Sequence[str],
+        baseline: str | None = None,
+        *,
+        label: str | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        idempotency_key: str | None = None,
+    ) -> AuditDetail:
+        """Submit an audit: models to hold against a policy and to put beside each other."""
+        return self._send(_submit_audit(policy, models, baseline, label, priority, webhook, idempotency_key))
+
+    def audits(
+        self,
+        *,
+        state: State | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Some audits, the newest first."""
+        return self._send(_audits(state, label, cursor, limit))
+
+    def audit(self, job: str) -> AuditDetail:
+        """An audit; its verdicts are None until it is done."""
+        return self._send(_audit(job))
+
+    def watch_audit(self, job: str) -> Iterator[Audit]:
+        """An audit now, and after every change until it is over."""
+        return self._follow(_Following(Kind.AUDIT, Audit, job, self._patience))
+
+    def cancel_audit(self, job: str) -> AuditDetail:
+        """End an audit without a leaderboard; its finished points stay."""
+        return self._send(_cancel_audit(job))
+
+    def delete_audit(self, job: str) -> None:
+        """Remove an audit that is over, with its results."""
+        self._send(_delete_audit(job))
+
+    def leaderboard(self, job: str, name: str = "leaderboard.json") -> bytes:
+        """How an audit's models stand: leaderboard.json, .csv, .md, .html or .png, or points.parquet."""
+        return self._send(_leaderboard(job, name))
+
     def models(self) -> Names:
         """What a spec may name as a model."""
         return self._send(MODELS)
@@ -550,6 +635,53 @@ class AsyncClient:
     async def report(self, job: str, name: str = "decision.json") -> bytes:
         """A gate's decision: decision.json, decision.md, decision.html or junit.xml."""
         return await self._send(_report(job, name))
+
+    async def submit_audit(
+        self,
+        policy: Policy | dict[str, Any],
+        models: str | Sequence[str],
+        baseline: str | None = None,
+        *,
+        label: str | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        idempotency_key: str | None = None,
+    ) -> AuditDetail:
+        """Submit an audit: models to hold against a policy and to put beside each other."""
+        return await self._send(
+            _submit_audit(policy, models, baseline, label, priority, webhook, idempotency_key)
+        )
+
+    async def audits(
+        self,
+        *,
+        state: State | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Some audits, the newest first."""
+        return await self._send(_audits(state, label, cursor, limit))
+
+    async def audit(self, job: str) -> AuditDetail:
+        """An audit; its verdicts are None until it is done."""
+        return await self._send(_audit(job))
+
+    def watch_audit(self, job: str) -> AsyncIterator[Audit]:
+        """An audit now, and after every change until it is over."""
+        return self._follow(_Following(Kind.AUDIT, Audit, job, self._patience))
+
+    async def cancel_audit(self, job: str) -> AuditDetail:
+        """End an audit without a leaderboard; its finished points stay."""
+        return await self._send(_cancel_audit(job))
+
+    async def delete_audit(self, job: str) -> None:
+        """Remove an audit that is over, with its results."""
+        await self._send(_delete_audit(job))
+
+    async def leaderboard(self, job: str, name: str = "leaderboard.json") -> bytes:
+        """How an audit's models stand: leaderboard.json, .csv, .md, .html or .png, or points.parquet."""
+        return await self._send(_leaderboard(job, name))
 
     async def models(self) -> Names:
         """What a spec may name as a model."""

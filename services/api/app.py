@@ -15,15 +15,15 @@ from services.api.metrics import TableMetrics
 from services.api.middleware import Requests
 from services.api.pages.mount import mount_pages
 from services.api.problems import handle_problems
-from services.api.routes import catalogue, gates, health, landscapes, results
+from services.api.routes import audits, catalogue, gates, health, landscapes, results
 from services.api.schemas import Problem
 from services.api.service import Service
 
 HEAVY_REQUESTS = 4
 DESCRIPTION = (
     "Measures the safety landscapes of language models: submit a landscape, watch it, and fetch its VISAGE "
-    "score and its grid; or hold a model against a release policy. Errors are application/problem+json and "
-    "name the field, the problem and the remedy."
+    "score and its grid; or hold a model, or many, against a release policy. Errors are "
+    "application/problem+json and name the field, the problem and the remedy."
 )
 
 
@@ -43,7 +43,7 @@ def make_app(service: Service) -> FastAPI:
     app.state.turns = asyncio.Semaphore(HEAVY_REQUESTS)
     app.state.registry = CollectorRegistry()
     app.state.registry.register(TableMetrics(service))
-    for part in (landscapes, results, gates, catalogue, health):
+    for part in (landscapes, results, gates, audits, catalogue, health):
         app.include_router(part.router)
     handle_problems(app)
     mount_pages(app)

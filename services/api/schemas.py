@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from services.jobs.states import State
 from visage_core.policy import Policy, Verdict
@@ -26,6 +34,12 @@ EXAMPLE_GATE: dict[str, Any] = {
     },
     "model": EXAMPLE_SPEC["model"],
 }
+EXAMPLE_AUDIT: dict[str, Any] = {
+    "policy": EXAMPLE_GATE["policy"],
+    "models": ["runs/sft/checkpoint-100", "runs/sft/checkpoint-200"],
+    "baseline": EXAMPLE_SPEC["model"],
+}
+MOST_MODELS = 500
 
 
 def _printable(text: str) -> str:
@@ -34,6 +48,11 @@ def _printable(text: str) -> str:
     return text
 
 
+def _listed(models: Any) -> Any:
+    return [models] if isinstance(models, str) else models
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=1024)]
 Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 
 
@@ -77,18 +96,14 @@ class LandscapeRequest(JobRequest):
     spec: LandscapeSpec = Field(description="As `visage run --spec` takes it. `resources` are the service's.")
 
 
-class GateRequest(JobRequest):
-    """A model to hold against a policy."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_GATE]})
+class PolicyRequest(JobRequest):
+    """A policy to hold models against."""
 
     policy: Policy = Field(description="As `visage gate --policy` takes it. `resources` are the service's.")
-    model: str = Field(min_length=1, max_length=1024, description="The model that may be released, or not.")
-    baseline: str | None = Field(
+    baseline: ModelName | None = Field(
         default=None,
-        min_length=1,
-        max_length=1024,
-        description="The model that it is compared with: needed, and looked at, where a rule is relative.",
+        description="The model to compare with: needed where a rule is relative. A gate looks at it there "
+        "alone, an audit always.",
     )
 
     @field_validator("policy")
@@ -99,6 +114,30 @@ class GateRequest(JobRequest):
         except ValueError:  # pydantic reads documents that are too deep for it to write
             raise ValueError("its landscape is nested too deeply") from None
         return policy
+
+
+class GateRequest(PolicyRequest):
+    """A model to hold against a policy."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_GATE]})
+
+    model: ModelName = Field(description="The model that may be released, or not.")
+
+
+class AuditRequest(PolicyRequest):
+    """Models to hold against a policy, and to be put beside each other."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_AUDIT]})
+
+    models: Annotated[
+        tuple[ModelName, ...],
+        Field(min_length=1, max_length=MOST_MODELS),
+        BeforeValidator(
+            _listed,
+            json_schema_input_type=ModelName
+            | Annotated[list[ModelName], Field(min_length=1, max_length=MOST_MODELS)],
+        ),
+    ] = Field(description="A model, or several.")
 
 
 class Score(BaseModel):
@@ -134,7 +173,6 @@ class Job(BaseModel):
     id: str
     state: State
     revision: int = Field(description="Rises with every change.")
-    model: str
     label: str | None
     priority: int
     owner: str = Field(description="The key that submitted it.")
@@ -152,6 +190,7 @@ class Job(BaseModel):
 class Landscape(Job):
     """A landscape and how far it is."""
 
+    model: str
     eta_seconds: float | None
     latest: Latest | None
     estimate: Score | None = Field(description="What VISAGE will probably be, from the points so far.")
@@ -206,6 +245,7 @@ class Gate(Job):
     """A gate and how far it is."""
 
     name: str = Field(description="The policy's.")
+    model: str
     baseline: str | None = Field(description="Null where no rule is relative.")
     verdict: Verdict | None = Field(description="Null until the gate is done, and if it never will be.")
     look: LookInfo | None = Field(description="The last one; null before the first.")
@@ -223,6 +263,34 @@ class GatePage(BaseModel):
     """Some gates, the newest first."""
 
     items: list[Gate]
+    next: str | None = Field(description="Give it as `cursor` to get the next page; null at the end.")
+
+
+class Audit(Job):
+    """An audit and how far it is."""
+
+    name: str = Field(description="The policy's.")
+    baseline: str | None = Field(description="The model that each is compared with; null: the first one.")
+    checkpoints: int = Field(description="How many models it is about.")
+    settled: int = Field(description="How many of them are done with.")
+    verdicts: dict[Verdict | Literal["broken"], int] | None = Field(
+        description="How many have which; null until the audit is done, and if it never will be. Of those "
+        "that are broken the leaderboard says why."
+    )
+
+
+class AuditDetail(Audit):
+    """An audit with what was asked for."""
+
+    models: list[str]
+    policy: Policy
+    links: dict[str, str] = Field(description="The audit's events, and its reports once it is done.")
+
+
+class AuditPage(BaseModel):
+    """Some audits, the newest first."""
+
+    items: list[Audit]
     next: str | None = Field(description="Give it as `cursor` to get the next page; null at the end.")
 
 

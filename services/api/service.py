@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from services.api.problems import ForbiddenError
-from services.api.schemas import Cost, Estimate, GateEstimate, GateRequest, LandscapeRequest
+from services.api.schemas import (
+    AuditRequest,
+    Cost,
+    Estimate,
+    GateEstimate,
+    GateRequest,
+    LandscapeRequest,
+    PolicyRequest,
+)
 from services.api.settings import Settings
 from services.jobs.allowed import Allowed
 from services.jobs.database import open_database
@@ -29,6 +38,15 @@ from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, ResourcesSpec, 
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
 MOST_CHARACTERS = 10_000_000
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a job may cost, as the table has it."""
+
+    points: int
+    prompts: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -70,48 +88,30 @@ class Service:
 
     def estimate(self, spec: LandscapeSpec, caller: Caller) -> Estimate:
         """What a spec would cost, once it is known that it can be run. Raises an InputError."""
-        spec = self._own(spec)
-        points = count_points(spec)
-        most = caller.limits.points
-        if points > most:  # before anything is made of it
-            raise TooLargeError(
-                "spec.axis.points",
-                f"the job has {points:,} points, and this key may have {most:,}",
-                "Make it smaller",
-            )
-        spec = self.allowed.resolve(spec)
-        counts = _count_prompts(spec)
-        prompts = points * sum(counts)
-        requests = sum(
-            count for count, part in zip(counts, spec.prompts, strict=True) if part.kind == "requests"
-        )
-        pace = self.jobs.pace(spec.model)
+        spec = self._found(spec, caller)
+        size, pace = _size(spec, _count_prompts(spec)), self.jobs.pace(spec.model)
         return Estimate(
-            points=points,
-            prompts=prompts,
-            prompt_tokens=self._prompt_tokens(spec, points),
-            most_tokens=points * requests * spec.generation.max_tokens,
-            seconds=None if pace is None else round(pace * prompts / self.settings.workers, 1),
+            points=size.points,
+            prompts=size.prompts,
+            prompt_tokens=self._prompt_tokens(spec, size.points),
+            most_tokens=size.tokens,
+            seconds=None if pace is None else round(pace * size.prompts / self.settings.workers, 1),
             spec=spec,
         )
 
     def estimate_gate(self, request: GateRequest, caller: Caller) -> GateEstimate:
         """What a gate would cost at most, once it is known that it can be run. Raises an InputError."""
-        with _of_policy():
-            policy = parse_policy(request.policy.model_dump(mode="json"))
+        policy = _policy_of(request)
         models = {"model": request.model}
         if policy.needs_baseline:
-            if request.baseline is None:
-                raise SpecError("baseline", "the policy compares with one, and none is given", "Name a model")
+            assert request.baseline is not None
             models["baseline"] = request.baseline
         found: dict[str, Estimate] = {}
         for field, model in models.items():
             with _of_landscape(field):
                 found[field] = self.estimate(policy.spec(model), caller)
         spec = found["model"].spec
-        counts = zip(_count_prompts(spec), spec.prompts, strict=True)
-        with _of_policy():
-            policy.require_sizes([count // samples_of(spec, part) for count, part in counts])
+        _require_sizes(policy, spec, _count_prompts(spec))
         total = _total(list(found.values()))
         # Each look moves the weights to all points anew, to answer a part of the prompts.
         total["points"] *= policy.looks
@@ -122,8 +122,39 @@ class Service:
             baseline=found["baseline"].spec.model if "baseline" in found else None,
         )
 
+    def _audit(self, request: AuditRequest, caller: Caller) -> tuple[dict[str, Any], _Size]:
+        """An audit's spec as the table has it, and what it would cost at most, once it is known that it can
+        be begun. A model that is broken is no error here: the leaderboard tells of it. Raises an
+        InputError."""
+        policy = _policy_of(request)
+        sizes, baseline = [], None
+        if request.baseline is not None:
+            with _of_landscape("baseline"):
+                found = self.estimate(policy.spec(request.baseline), caller)
+            sizes.append(_Size(found.points, found.prompts, found.most_tokens))
+            baseline = found.spec.model
+        specs: dict[str, LandscapeSpec] = {}
+        for number, model in enumerate(request.models):
+            with _of_landscape(f"models.{number}"):
+                spec = self._found(policy.spec(model), caller)
+                _require_there(spec.model)
+            specs[spec.model] = spec
+        # But for the model they are alike.
+        with _of_landscape("models"):
+            counts = _count_prompts(spec)
+        _require_sizes(policy, spec, counts)
+        sizes += [_size(spec, counts)] * len(specs)
+        total = _Size(*(sum(getattr(one, name) for one in sizes) for name in ("points", "prompts", "tokens")))
+        asked = {
+            "policy": _resolved(policy, spec).model_dump(mode="json"),
+            "models": list(specs),
+            "baseline": baseline,
+        }
+        # Each look moves the weights to all points anew, to answer a part of the prompts.
+        return asked, replace(total, points=total.points * policy.looks)
+
     def submit(
-        self, request: LandscapeRequest | GateRequest, caller: Caller, key: str | None
+        self, request: LandscapeRequest | GateRequest | AuditRequest, caller: Caller, key: str | None
     ) -> tuple[JobRow, bool]:
         """Take in a job; gives it and whether it is new. Raises an InputError."""
         sent = request.model_dump(mode="json")
@@ -134,18 +165,20 @@ class Service:
         if request.webhook is not None:
             require_url(request.webhook.url, self.settings.private_webhooks)
         estimate: Estimate | GateEstimate
-        if isinstance(request, GateRequest):
+        if isinstance(request, AuditRequest):
+            kind, (spec, size) = Kind.AUDIT, self._audit(request, caller)
+        elif isinstance(request, GateRequest):
             kind, estimate = Kind.GATE, self.estimate_gate(request, caller)
             spec = estimate.model_dump(mode="json", include={"policy", "model", "baseline"})
+            size = _Size(estimate.points, estimate.prompts, estimate.most_tokens)
         else:
             kind, estimate = Kind.LANDSCAPE, self.estimate(request.spec, caller)
             spec = estimate.spec.model_dump(mode="json")
+            size = _Size(estimate.points, estimate.prompts, estimate.most_tokens)
         submission = Submission(
             kind=kind,
             spec=spec,
-            points=estimate.points,
-            prompts=estimate.prompts,
-            tokens=estimate.most_tokens,
+            **asdict(size),
             owner=caller.id,
             label=request.label,
             priority=request.priority,
@@ -161,6 +194,18 @@ class Service:
         self.work.remove(job)
         self.results.remove(job)
         self.jobs.delete(job)
+
+    def _found(self, spec: LandscapeSpec, caller: Caller) -> LandscapeSpec:
+        """The spec as this service would measure it, its names found. Raises an InputError."""
+        spec = self._own(spec)
+        points, most = count_points(spec), caller.limits.points
+        if points > most:  # before anything is made of it
+            raise TooLargeError(
+                "spec.axis.points",
+                f"the job has {points:,} points, and this key may have {most:,}",
+                "Make it smaller",
+            )
+        return self.allowed.resolve(spec)
 
     def _own(self, spec: LandscapeSpec) -> LandscapeSpec:
         """The spec with this service's workers."""
@@ -191,6 +236,35 @@ class Service:
         if fetched or not all(name.startswith("/") for name in names):
             return None
         return points * sum(query.size for query in check(spec).queries)
+
+
+def _policy_of(request: PolicyRequest) -> Policy:
+    """The policy of a request. Raises PolicyError, and SpecError where it needs a baseline and has none."""
+    with _of_policy():
+        policy = parse_policy(request.policy.model_dump(mode="json"))
+    if policy.needs_baseline and request.baseline is None:
+        raise SpecError("baseline", "the policy compares with one, and none is given", "Name a model")
+    return policy
+
+
+def _require_sizes(policy: Policy, spec: LandscapeSpec, counts: list[int]) -> None:
+    """Raise PolicyError where there are too few prompts for a policy's looks."""
+    asked = zip(counts, spec.prompts, strict=True)
+    with _of_policy():
+        policy.require_sizes([count // samples_of(spec, part) for count, part in asked])
+
+
+def _require_there(model: str) -> None:
+    """Raise SpecError for a model that should be on this machine, and is not."""
+    if model.startswith("/") and not Path(model).exists():
+        raise SpecError("model", f"{model} does not exist", "GET /v1/models tells what there is")
+
+
+def _size(spec: LandscapeSpec, counts: list[int]) -> _Size:
+    """What a spec may cost whose prompt sets have so many prompts."""
+    points, asked = count_points(spec), zip(counts, spec.prompts, strict=True)
+    requests = sum(count for count, part in asked if part.kind == "requests")
+    return _Size(points, points * sum(counts), points * requests * spec.generation.max_tokens)
 
 
 @contextmanager

@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 from ray.exceptions import RayError
 
-from services.audit.baseline import measure_baseline
+from services.audit.baseline import part_of
 from services.audit.checkpoints import AuditError, Candidate, named, whole_name
 from services.audit.checks import sizes_of
 from services.audit.leaderboard import write_leaderboard
 from services.audit.outcomes import is_settled, read_outcome, write_error
-from services.audit.trials import Sizes, Trial, run_trials
+from services.audit.trials import Listener, Sizes, Trial, run_trials
 from services.audit.watch import Watcher
+from services.gate.evidence import BASELINE
 from services.gate.infrastructure import is_infrastructure
 from services.sweep.cluster import this_node
-from services.sweep.coordinator import LEASE_SECONDS, lease_of
+from services.sweep.coordinator import LEASE_SECONDS, WORKING, FolderBusyError, lease_of
 from services.sweep.engines import Engines
 from services.sweep.plan import Plan, make_plan
-from services.sweep.run import open_engines
+from services.sweep.run import Run, open_engines
 from visage_core.checkpoints import CheckpointError
 from visage_core.errors import InputError
 from visage_core.policy import Policy
 from visage_core.results import Results
-from visage_core.spec import ModelJudgeSpec, differences
+from visage_core.spec import LandscapeSpec, ModelJudgeSpec, differences
 
 POLL_SECONDS = 5.0
 # Engines that died are started anew so often.
 LIVES = 3
 AUDIT = "audit.json"
-Told = Callable[[int, int], object]  # of so many checkpoints, so many are done with
+Told = Callable[[int, int], object]  # so many checkpoints are done with, of so many
 
 
 class TrialError(InputError):
     """A checkpoint whose trial failed again and again, for no reason of its own."""
 
 
+class AuditCancelled(Exception):  # noqa: N818
+    """The audit was ended before it was done."""
+
+
 @dataclass
 class Audit:
     """An audit of a policy, in a folder. `max_concurrent` checkpoints are measured at the same time, one more
-    than there are workers unless given. The same audit goes on after whatever ended it."""
+    than there are workers unless given. The same audit goes on after whatever ended it.
+
+    It starts engines of its own at `address`, or works on `engines` that others use too. There `name` is its
+    own, and `resolve`, `priority` and `owner` are as in services.gate.gate.Gate. `told` hears of each
+    checkpoint that is done with, and from time to time.
+    """
 
     policy: Policy
     baseline: str | None
@@ -54,6 +65,13 @@ class Audit:
     address: str = "local"
     max_concurrent: int | None = None
     told: Told = lambda *_: None
+    engines: Engines | None = None
+    resolve: Callable[[LandscapeSpec], LandscapeSpec] = lambda spec: spec
+    name: str = "audit"
+    priority: int = 0
+    owner: str = ""
+    _run: Run | None = None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.out = self.out.resolve()
@@ -71,25 +89,35 @@ class Audit:
         self._engines: Engines | None = None
         self._baseline_sizes: list[int] = []
         self._candidates: dict[Candidate, None] = {}  # all that there are, in their order
-        self._done = 0
+        self.done = 0  # so many checkpoints have an outcome
         self._engine_starts = 0
+        self._started_before = 0  # engines, by others
 
     def of(self, models: Iterable[str]) -> dict[str, Any]:
-        """Audit these models; gives the leaderboard, which is written too. Raises an InputError."""
-        return self._run([list(models)])
+        """Audit these models; gives the leaderboard, which is written too. Raises an InputError, and
+        AuditCancelled."""
+        return self._audited([list(models)])
+
+    def cancel(self) -> None:
+        """End it; finished points stay. Another thread than that which waits for it may call it."""
+        self._cancelled.set()
+        if self._run is not None:
+            self._run.cancel()
 
     def watch(self, models: Iterable[str], watcher: Watcher, until: int | None = None) -> dict[str, Any]:
         """Audit these models, and those that appear in a watched folder: as soon as each is complete, until
         there are so many of them, or until Ctrl-C, which ends it as if they were all."""
         given = list(models)
         try:
-            return self._run(itertools.chain([given] if given else [], _appearing(watcher, until)), watcher)
+            return self._audited(
+                itertools.chain([given] if given else [], _appearing(watcher, until)), watcher
+            )
         except KeyboardInterrupt:
             if not any(read_outcome(self.out, one) for one in self._candidates):
                 raise
             return self._written(watcher)
 
-    def _run(self, batches: Iterable[list[str]], watcher: Watcher | None = None) -> dict[str, Any]:
+    def _audited(self, batches: Iterable[list[str]], watcher: Watcher | None = None) -> dict[str, Any]:
         with ExitStack() as stack:
             stack.enter_context(_alone_in(self.out))
             self._require_same()
@@ -101,11 +129,14 @@ class Audit:
                 Results(self.out).write_json(AUDIT, self._about())
                 if sizes:
                     if self._engines is None:
-                        self._engines = stack.enter_context(
+                        self._engines = self.engines or stack.enter_context(
                             open_engines(self.policy.spec("model"), self.address)
                         )
+                        with suppress(RayError):
+                            self._started_before = self._engines.state()["engine_starts"]
                         self._measure_baseline()
                     self._measure(sizes)
+                self._require_going()
                 document = self._written(watcher)
             return document
 
@@ -128,7 +159,7 @@ class Audit:
 
     def _checked_baseline(self, model: str) -> list[int]:
         try:
-            return sizes_of(self.policy, model, self._workers_here)
+            return sizes_of(self.policy, model, self.resolve, self._workers_here)
         except CheckpointError as error:
             raise CheckpointError("baseline", error.problem, error.remedy) from None
 
@@ -139,10 +170,11 @@ class Audit:
         left: Sizes = {}
         problems: dict[Candidate, InputError] = {}
         for candidate in candidates:
+            self._require_going()
             if is_settled(self.out, candidate, self.policy, self.baseline):
                 continue
             try:
-                left[candidate] = sizes_of(self.policy, candidate.model, self._workers_here)
+                left[candidate] = sizes_of(self.policy, candidate.model, self.resolve, self._workers_here)
             except InputError as error:
                 problems[candidate] = error
         if len(problems) == len(self._candidates):
@@ -151,30 +183,60 @@ class Audit:
                     raise problem
         for candidate, problem in problems.items():
             write_error(self.out, candidate, self.policy, self.baseline, problem)
-        self._done = len(self._candidates) - len(left)
-        self.told(self._done, len(self._candidates))
+        self.done = len(self._candidates) - len(left)
+        self.told(self.done, len(self._candidates))
         return left
 
     def _measure_baseline(self) -> None:
-        if self.baseline is not None:
-            assert self._engines is not None
-            measure_baseline(
-                self.policy, self.baseline, self.out, self._engines, self._baseline_sizes, lambda: None
+        """Measure all parts of the prompts of the baseline, for each checkpoint to be compared with."""
+        if self.baseline is None:
+            return
+        assert self._engines is not None
+        for look in range(1, self.policy.looks + 1):
+            spec = self.policy.spec(self.baseline)
+            if self.policy.looks > 1:
+                spec = self.policy.part(self.baseline, look, self._baseline_sizes)
+            self._run = Run(
+                make_plan(self.resolve(spec), workers_here=0).on_node(this_node()),
+                part_of(self.policy, self.out / BASELINE, look),
+                self._engines,
+                name=f"{self.name}-{BASELINE}-{look}",
+                priority=self.priority,
+                owner=self.owner,
             )
+            for progress in self._run:
+                if self._cancelled.is_set() and progress.state == WORKING:
+                    self._run.cancel()
+                self._count(0)
+            self._run = None
+            self._require_going()
 
     def _measure(self, sizes: Sizes) -> None:
         """Measure candidates until each has an outcome."""
         assert self._engines is not None
         left = list(sizes)
+        listener = Listener(self._count, self._cancelled.is_set)
         for _ in range(LIVES):
             borrowed = self._engines.lend(self._judging_plan(left[0]))
-            trial = Trial(self.policy, self.baseline, self.out, borrowed, sizes, Path.cwd())
-            failed = run_trials(trial, left, self._concurrent, self._count)
+            trial = Trial(
+                self.policy,
+                self.baseline,
+                self.out,
+                borrowed,
+                sizes,
+                Path.cwd(),
+                self.resolve,
+                self.name,
+                self.priority,
+                self.owner,
+            )
+            failed = run_trials(trial, left, self._concurrent, listener)
+            self._require_going()
             self._engines.bury()
             left = list(failed)
             if not failed or self._engines.pool() is borrowed.pool():
                 break  # else the engines died, and so did every trial
-            self._done -= len(left)
+            self.done -= len(left)
         for candidate, why in failed.items():
             reason = (str(why).strip() or type(why).__name__).splitlines()[-1]
             error = TrialError(
@@ -185,20 +247,26 @@ class Audit:
     def _judging_plan(self, candidate: Candidate) -> Plan | None:
         """A plan with the policy's judges that are models; None where it has none. It takes a reading of the
         candidate's files."""
-        spec = self.policy.spec(candidate.model)
+        spec = self.resolve(self.policy.spec(candidate.model))
         if not any(isinstance(judge, ModelJudgeSpec) for judge in spec.judges):
             return None
         return make_plan(spec, workers_here=0).on_node(this_node())
 
-    def _count(self) -> None:
-        self._done += 1
-        self.told(self._done, len(self._candidates))
+    def _require_going(self) -> None:
+        """Raise AuditCancelled where it was cancelled."""
+        if self._cancelled.is_set():
+            raise AuditCancelled
+
+    def _count(self, more: int) -> None:
+        self.done += more
+        self.told(self.done, len(self._candidates))
 
     def _written(self, watcher: Watcher | None) -> dict[str, Any]:
         incomplete = [] if watcher is None else watcher.incomplete()
         if self._engines is not None:
             with suppress(RayError):
-                self._engine_starts = max(self._engine_starts, self._engines.state()["engine_starts"])
+                started = self._engines.state()["engine_starts"] - self._started_before
+                self._engine_starts = max(self._engine_starts, started)
         more = {"incomplete": incomplete, "engine_starts": self._engine_starts}
         return write_leaderboard(self.out, self.policy, self.baseline, list(self._candidates), more)
 
@@ -210,7 +278,7 @@ class Audit:
     @property
     def _workers_here(self) -> int:
         """How many engines are still to start on this machine."""
-        if self.address != "local" or self._engines is not None:
+        if self.address != "local" or self.engines is not None or self._engines is not None:
             return 0
         return self.policy.spec("model").resources.workers
 
@@ -232,12 +300,12 @@ def _appearing(watcher: Watcher, until: int | None) -> Iterator[list[str]]:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """One audit at a time in a folder. Raises AuditError."""
+    """One audit at a time in a folder. Raises FolderBusyError."""
     lease = lease_of(out)
     try:
         lease.acquire(timeout=LEASE_SECONDS)
     except Timeout:
-        raise AuditError(
+        raise FolderBusyError(
             "out", f"another audit is at work in {out}", "Wait for it, or use another folder"
         ) from None
     try:

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from services.gate.evidence import BASELINE
-from services.sweep.cluster import this_node
-from services.sweep.engines import Engines
-from services.sweep.plan import make_plan
 from services.sweep.report import load_landscapes
-from services.sweep.run import Run
 from visage_core.join import join_points
 from visage_core.landscape import Landscape
 from visage_core.policy import Policy
 from visage_core.results import Results
 
 LENT = ("spec.json", "inputs.json", "geometry.json", "run.json", "points.parquet", "responses.parquet")
-
-
-def measure_baseline(
-    policy: Policy, model: str, out: Path, engines: Engines, sizes: list[int], told: Callable[[], object]
-) -> None:
-    """Measure all parts of the prompts of the baseline into an audit's folder; what is there is kept. `told`
-    hears of each step. Raises an InputError."""
-    for look in range(1, policy.looks + 1):
-        spec = policy.spec(model) if policy.looks == 1 else policy.part(model, look, sizes)
-        plan = make_plan(spec, workers_here=0).on_node(this_node())
-        run = Run(plan, part_of(policy, out / BASELINE, look), engines, name=f"audit-baseline-{look}")
-        for _ in run:
-            told()
 
 
 def lend_baseline(policy: Policy, out: Path, folder: Path, look: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from services.sweep.memory import require_memory
@@ -9,12 +11,15 @@ from services.sweep.plan import check
 from visage_core.checkpoints import Checkpoint, CheckpointError, some
 from visage_core.policy import Policy
 from visage_core.readings import samples_of
+from visage_core.spec import LandscapeSpec
 
 
-def sizes_of(policy: Policy, model: str, workers_here: int = 0) -> list[int]:
+def sizes_of(
+    policy: Policy, model: str, resolve: Callable[[LandscapeSpec], LandscapeSpec], workers_here: int = 0
+) -> list[int]:
     """How many prompts each set of a policy has for a model, which is checked. `workers_here` is how many
     engines are to start on this machine, if any. Raises an InputError that says what is wrong with it."""
-    spec = policy.spec(model)
+    spec = resolve(policy.spec(model))
     checked = check(spec)
     require_shapes(checked.base)
     if workers_here:

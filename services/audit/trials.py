@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from services.audit.baseline import lend_baseline
 from services.audit.checkpoints import Candidate
@@ -23,6 +25,7 @@ from services.sweep.report import load_landscapes
 from visage_core.errors import InputError
 from visage_core.policy import Policy
 from visage_core.reach import lost_rule
+from visage_core.spec import LandscapeSpec
 
 # Of a process that dies, or a machine; what a user can mend is told at once.
 MOST_FAILURES = 2
@@ -34,7 +37,8 @@ Sizes = dict[Candidate, list[int]]  # how many prompts each set has
 @dataclass(frozen=True)
 class Trial:
     """What a process of Tune needs to drive the gate of a checkpoint. `sizes` has all the candidates, those
-    first that are to be measured first; names of files in the policy are relative to `place`."""
+    first that are to be measured first; names of files in the policy are relative to `place`. `name` is the
+    audit's own among all that share the engines; the rest is as in services.gate.gate.Gate."""
 
     policy: Policy
     baseline: str | None
@@ -42,6 +46,10 @@ class Trial:
     engines: Borrowed
     sizes: Sizes
     place: Path
+    resolve: Callable[[LandscapeSpec], LandscapeSpec]
+    name: str
+    priority: int
+    owner: str
 
     def __call__(self, config: dict[str, Any]) -> None:
         """Report each look. Where the checkpoint cannot be measured, write why."""
@@ -50,7 +58,7 @@ class Trial:
             (number, one) for number, one in enumerate(self.sizes) if one.name == config["checkpoint"]
         )
         try:
-            for look, lost in self._looks(candidate, priority=-number):
+            for look, lost in self._looks(candidate, number):
                 tune.report(
                     {
                         "look": look.number,
@@ -64,7 +72,7 @@ class Trial:
         except InputError as error:
             write_error(self.out, candidate, self.policy, self.baseline, error)
 
-    def _looks(self, candidate: Candidate, priority: int) -> Iterator[tuple[Look, str | None]]:
+    def _looks(self, candidate: Candidate, number: int) -> Iterator[tuple[Look, str | None]]:
         """Each look, and the rule that cannot hold any more. What the last one says is written before."""
         folder, sizes = candidate.folder(self.out), self.sizes[candidate]
         models = {MODEL: candidate.model}
@@ -73,7 +81,15 @@ class Trial:
             models[BASELINE] = self.baseline
             lend_baseline(self.policy, self.out, folder, 1)
         gate = Gate(
-            self.policy, models, folder, self.engines, name=f"audit-{candidate.name}", priority=priority
+            self.policy,
+            models,
+            folder,
+            self.engines,
+            resolve=self.resolve,
+            name=f"{self.name}-{candidate.name}",
+            priority=self.priority,
+            owner=self.owner,
+            order=number,
         )
         for look in gate:
             lost = None
@@ -88,34 +104,54 @@ class Trial:
                 lend_baseline(self.policy, self.out, folder, look.number + 1)
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who runs trials: `told` hears how many more are done with, again and again, and they end once
+    `cancelled` says so."""
+
+    told: Callable[[int], object]
+    cancelled: Callable[[], bool]
+
+
+# By the audits' names: Tune copies and stores what it is given, and who listens is this process'.
+_listeners: dict[str, Listener] = {}
+
+
+@dataclass
 class Enough(tune.Stopper):  # type: ignore[misc]
-    """Ends a trial once its verdict is certain, or cannot be a pass any more."""
+    """Ends a trial once its verdict is certain, or cannot be a pass any more, and all when the audit ends."""
+
+    audit: str
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         return bool(result.get("certain") or result.get("hopeless"))
 
     def stop_all(self) -> bool:
-        """Never: each checkpoint is for itself."""
-        return False
+        """Whether the audit was cancelled."""
+        return _listeners[self.audit].cancelled()
 
 
+@dataclass
 class _Count(tune.Callback):  # type: ignore[misc]
-    """Tells that a checkpoint is done with. Tune stores it; who listens is this process'."""
+    """Tells how many checkpoints are done with."""
 
-    told: ClassVar[Callable[[], object]]
+    audit: str
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
+        _listeners[self.audit].told(0)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
-        _Count.told()
+        _listeners[self.audit].told(1)
 
     def on_trial_error(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
-        _Count.told()
+        _listeners[self.audit].told(1)
 
 
 def run_trials(
-    trial: Trial, candidates: list[Candidate], max_concurrent: int, told: Callable[[], object]
+    trial: Trial, candidates: list[Candidate], max_concurrent: int, listener: Listener
 ) -> dict[Candidate, Exception]:
-    """Measure candidates, so many at the same time; gives those whose processes failed again and again.
-    `told` hears of each that is done with."""
+    """Measure candidates, so many at the same time; gives those whose processes failed again and again. Once
+    it is cancelled it returns within seconds, and no process of it works any more."""
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for who called
@@ -123,29 +159,47 @@ def run_trials(
         "RAY_AIR_NEW_OUTPUT": "0",
     }
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    _Count.told = told
 
     def measured(config: dict[str, Any]) -> None:  # Tune wants a function
         trial(config)
 
+    # Tune knows functions by their names, in all of a process.
+    measured.__name__ = f"audit-{trial.name}"
     # Where the models and the folder are. It takes no CPU: it only drives, and the engines have the cores.
     here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": SHARE_OF_NODE}])
-    # Of Tune's own files none is needed again: what is finished is in the gates' folders. Its state is
-    # written in place, so that what a kill leaves of it may be no JSON.
-    shutil.rmtree(trial.out / "tune", ignore_errors=True)
-    tuner = tune.Tuner(
-        tune.with_resources(measured, here),
-        param_space={"checkpoint": tune.grid_search([one.name for one in candidates])},
-        # Imports, and the browser that draws figures, take seconds: the next trial has the same process.
-        tune_config=tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(trial.out),
-            verbose=0,
-            stop=Enough(),
-            callbacks=[_Count()],
-            failure_config=tune.FailureConfig(max_failures=MOST_FAILURES),
-        ),
-    )
     by_name = {one.name: one for one in candidates}
-    return {by_name[one.config["checkpoint"]]: one.error for one in tuner.fit() if one.error is not None}
+    _listeners[trial.name] = listener
+    try:
+        # Of Tune's own files none is needed again: what is finished is in the gates' folders. Its state is
+        # written in place, so that what a kill leaves of it may be no JSON.
+        with TemporaryDirectory(prefix="visage-audit-") as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(measured, here),
+                param_space={"checkpoint": tune.grid_search(list(by_name))},
+                # Imports, and the browser that draws figures, take seconds: the next trial has the same
+                # process.
+                tune_config=tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=scratch,
+                    verbose=0,
+                    stop=Enough(trial.name),
+                    callbacks=[_Count(trial.name)],
+                    failure_config=tune.FailureConfig(max_failures=MOST_FAILURES),
+                ),
+            )
+            found = [(by_name[one.config["checkpoint"]], one.error) for one in tuner.fit()]
+    finally:
+        del _listeners[trial.name]
+    if listener.cancelled():
+        _withdraw(trial)
+    return {one: error for one, error in found if error is not None}
+
+
+def _withdraw(trial: Trial) -> None:
+    """Take an audit's jobs from the pool: their processes were ended before they could."""
+    pool = trial.engines.pool()
+    with suppress(RayError):
+        jobs = ray.get(pool.state.remote(), timeout=60)["jobs"]
+        ours = [one for one in jobs if one.startswith(f"{trial.name}-")]
+        ray.get([pool.withdraw.remote(one) for one in ours], timeout=60)

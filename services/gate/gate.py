@@ -63,6 +63,7 @@ class Gate:
     name: str = "gate"
     priority: int = 0
     owner: str = ""
+    order: int = 0
     _run: Run | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -116,6 +117,7 @@ class Gate:
             name=f"{self.name}-{which}-{number}",
             priority=self.priority,
             owner=self.owner,
+            order=self.order,
         )
         looked = which != MODEL
         for progress in run:

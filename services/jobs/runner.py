@@ -16,9 +16,11 @@ from ray.exceptions import RayActorError, RayError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, stop_after_delay, wait_exponential
 
+from services.audit.audit import Audit, AuditCancelled
 from services.gate.evidence import BASELINE, MODEL
 from services.gate.gate import Gate, conclude
 from services.jobs.allowed import Allowed
+from services.jobs.audits import AuditTally
 from services.jobs.gates import Tally
 from services.jobs.states import Kind, State
 from services.jobs.storage import Storage
@@ -56,7 +58,7 @@ class _Driver:
 
     row: JobRow
     thread: threading.Thread
-    run: Run | Gate | None = None
+    run: Run | Gate | Audit | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     asked: bool = False  # by somebody who wants it cancelled; else it goes on later
 
@@ -205,12 +207,14 @@ class Runner:
         except (SQLAlchemyError, InputError) as problem:
             log.warning("end not noted", job=row.id, problem=str(problem).splitlines()[0])
         finally:
+            self._storage.forget(row.id)
             del self._drivers[row.id]
 
     def _measure(self, row: JobRow, driver: _Driver) -> State | None:
         """Measure what is left of a job; gives the state in which that leaves it, None where it is to go
         on later."""
-        measure = self._measure_gate if row.kind == Kind.GATE else self._measure_landscape
+        measures = {Kind.GATE: self._measure_gate, Kind.AUDIT: self._measure_audit}
+        measure = measures.get(Kind(row.kind), self._measure_landscape)
         last = measure(row, driver, self._storage.fetch(row.id))
         if last is None:
             return _left(driver)
@@ -278,6 +282,37 @@ class Runner:
         conclude(policy, models, folder, look)
         return tally.done, tally.document(), True
 
+    def _measure_audit(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
+        policy = parse_policy(row.spec["policy"])
+        tally = AuditTally(row, policy, folder)
+        noted = -NOTE_SECONDS
+
+        def told(settled: int, of: int) -> None:  # noqa: ARG001
+            nonlocal noted
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                tally.count(settled)
+                self._note_if_possible(row.id, tally.done, tally.document())
+                noted = time.monotonic()
+
+        driver.run = audit = Audit(
+            policy,
+            row.spec["baseline"],
+            folder,
+            told=told,
+            engines=self._engines,
+            resolve=self._allowed.resolve,
+            name=row.id,
+            priority=row.priority,
+            owner=row.owner,
+        )
+        if driver.cancelled.is_set():
+            return None
+        document = None
+        with suppress(AuditCancelled):
+            document = audit.of(row.spec["models"])
+        tally.count(audit.done)
+        return tally.done, tally.document(document), document is not None
+
     def _note_if_possible(self, job: str, done: int, progress: dict[str, Any]) -> None:
         """Note how far a job is. What is away for a while, a database or a bucket, gets it the next time."""
         try:
@@ -299,10 +334,10 @@ def _message(row: JobRow) -> dict[str, Any]:
     """What is told of a job's end."""
     body: dict[str, Any] = {"id": row.id, "state": row.state, "label": row.label, "model": row.model}
     body |= {"points": row.points, "done": row.done, "error": row.error}
-    if row.kind == Kind.GATE:
+    if row.kind != Kind.LANDSCAPE:
         body |= {"name": row.spec["policy"]["name"], "baseline": row.spec["baseline"]}
-    # Without its end a job has no score, and a gate no verdict.
-    told = "verdict" if row.kind == Kind.GATE else "visage"
+    # Without its end a job has no score, and a gate or an audit no verdict.
+    told = {Kind.LANDSCAPE: "visage", Kind.GATE: "verdict", Kind.AUDIT: "verdicts"}[Kind(row.kind)]
     body[told] = (row.progress or {}).get(told) if row.state == State.DONE else None
     return {"type": f"{row.kind}.finished", "data": body}
 

@@ -12,6 +12,7 @@ class Kind(StrEnum):
 
     LANDSCAPE = "landscape"
     GATE = "gate"  # the landscapes of a model and a baseline, and a policy's verdict on them
+    AUDIT = "audit"  # the gates of many models, and how these stand beside each other
 
 
 class State(StrEnum):

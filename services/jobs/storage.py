@@ -24,8 +24,8 @@ class StorageError(InputError):
 
 
 class Storage:
-    """The folder of each job, by the job's id: the results of a landscape, or those of a gate's landscapes in
-    folders below it.
+    """The folder of each job, by the job's id: the results of a landscape, or those of a gate's landscapes or
+    an audit's gates in folders below it.
 
     Without a URL they lie in `folder`. With one, such as s3://BUCKET/PREFIX, `folder` is where this machine
     works on them and keeps copies, and what is finished goes to the bucket at once.
@@ -34,6 +34,8 @@ class Storage:
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._folder = folder
         self._remote: tuple[Any, str] | None = None
+        # Of each job's files in the bucket, size and time of change as they were here then.
+        self._kept: dict[str, dict[str, tuple[int, int]]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         if url is not None:
             try:
@@ -59,16 +61,20 @@ class Storage:
                     self._copy(job, here)
         return here
 
+    def file(self, job: str, name: str) -> Path:
+        """A file of a job on this machine, without all else that is stored; it may not be there."""
+        here = self._folder / job
+        if self._remote is not None:
+            system, _ = self._remote
+            info = system.get_file_info(self._there(job, name))
+            if info.is_file:
+                self._copy_file(job, here, name, info)
+        return here / name
+
     def _copy(self, job: str, here: Path) -> None:
-        assert self._remote is not None
-        system, _ = self._remote
         stored = self._stored(job)
         for name, info in stored.items():
-            if not _is_here(here / name, info):
-                (here / name).parent.mkdir(parents=True, exist_ok=True)
-                partial = (here / name).with_name(f".{Path(name).name}.{secrets.token_hex(4)}")
-                fs.copy_files(self._there(job, name), str(partial), system, fs.LocalFileSystem())
-                partial.replace(here / name)
+            self._copy_file(job, here, name, info)
         for name in stored:
             if Path(name).name == POINTS:
                 merged = _places(here / name)
@@ -76,22 +82,38 @@ class Storage:
                     if str(part.relative_to(here)) not in stored and _places(part) <= merged:
                         part.unlink(missing_ok=True)
 
+    def _copy_file(self, job: str, here: Path, name: str, info: fs.FileInfo) -> None:
+        assert self._remote is not None
+        system, _ = self._remote
+        if not _is_here(here / name, info):
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            partial = (here / name).with_name(f".{Path(name).name}.{secrets.token_hex(4)}")
+            fs.copy_files(self._there(job, name), str(partial), system, fs.LocalFileSystem())
+            partial.replace(here / name)
+
     def keep(self, job: str) -> None:
         """Bring what is new in a job's folder to the bucket, and take away there what is gone here."""
         if self._remote is None:
             return
         system, _ = self._remote
         here = self._folder / job
-        stored = self._stored(job)
+        stored, kept = self._stored(job), self._kept.setdefault(job, {})
         files = {str(path.relative_to(here)): path for path in sorted(here.rglob("*")) if _is_result(path)}
         # Points go after their responses, and parts go only once what they were merged into is there.
         for name, path in sorted(files.items(), key=lambda item: "points" in item[1].name):
-            if name not in stored or not _is_there(path, stored[name]):
+            about = path.stat()
+            now = about.st_size, about.st_mtime_ns
+            if name not in stored or not (kept.get(name) == now or _is_there(path, stored[name])):
                 system.create_dir(self._there(job, str(Path(name).parent)), recursive=True)
                 fs.copy_files(str(path), self._there(job, name), fs.LocalFileSystem(), system)
+                kept[name] = now
         for name in stored.keys() - files.keys():
             if str(_results_of(name) / POINTS) in files:
                 system.delete_file(self._there(job, name))
+
+    def forget(self, job: str) -> None:
+        """A job is over here: nothing more will be kept of it."""
+        self._kept.pop(job, None)
 
     def remove(self, job: str) -> None:
         """Remove a job's results, here and there."""

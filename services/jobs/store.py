@@ -71,7 +71,13 @@ class Submission:
     @property
     def asked(self) -> str:
         """The field of the request that decides how large the job is."""
-        return "policy" if self.kind == Kind.GATE else "spec"
+        return "spec" if self.kind == Kind.LANDSCAPE else "policy"
+
+    @property
+    def model(self) -> str:
+        """The model that the job is filed under."""
+        models: list[str] = self.spec["models"] if self.kind == Kind.AUDIT else [self.spec["model"]]
+        return models[0]
 
     def digest(self) -> str:
         """SHA-256 over the request as it was sent, where that is given, to tell a repeated one from another
@@ -111,7 +117,7 @@ class Jobs:
             revision=1,
             state=State.QUEUED,
             spec=submission.spec,
-            model=submission.spec["model"],
+            model=submission.model,
             label=submission.label,
             owner=submission.owner,
             priority=submission.priority,

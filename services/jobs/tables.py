@@ -29,8 +29,9 @@ class Table(DeclarativeBase):
 
 
 class JobRow(Table):
-    """A job: a landscape, or a release gate, whose `spec` has its policy, model and baseline. `id` sorts by
-    the time of submission; `revision` rises with every change."""
+    """A job: a landscape, a release gate, whose `spec` has its policy, model and baseline, or an audit, whose
+    `spec` has the policy, models and baseline. `id` sorts by the time of submission; `revision` rises with
+    every change."""
 
     __tablename__ = "jobs"
 
@@ -40,7 +41,7 @@ class JobRow(Table):
     revision: Mapped[int] = mapped_column(default=1)
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
-    model: Mapped[str] = mapped_column(String(1024))
+    model: Mapped[str] = mapped_column(String(1024))  # the first of an audit's
     label: Mapped[str | None] = mapped_column(String(200))
     owner: Mapped[str] = mapped_column(String(32))  # the API key's id, "local" where there are no keys
     priority: Mapped[int] = mapped_column(default=0)

@@ -50,6 +50,7 @@ class Job:
     engine_key: str
     priority: int = 0
     owner: str = ""
+    order: int = 0
     failed_starts: int = 0
 
 
@@ -314,9 +315,9 @@ class Pool:
 
     def _in_turn(self, seat: _Seat) -> list[Job]:
         """The jobs that a worker may serve, the one first that is next: by priority, then owners in turn,
-        then an owner's jobs in turn."""
+        then an owner's jobs by their order, and in turn."""
         mine = [job for job in self._jobs if seat.engine_key in (None, job.engine_key)]
-        return sorted(mine, key=lambda job: (-job.priority, self._turns.get(job.owner, 0)))
+        return sorted(mine, key=lambda job: (-job.priority, self._turns.get(job.owner, 0), job.order))
 
     def _serving(self, job: Job) -> int:
         """How many workers there are for a job."""

@@ -41,7 +41,7 @@ class Run:
 
     With `outside`, that process is on a machine that is not of the cluster (Ray's client): its files go
     there, and finished points come from there into `out`. Several runs may share `engines`, under names of
-    their own; `priority` and `owner` then decide whose turn it is.
+    their own; `priority` and `owner` then decide whose turn it is, and `order` among those of an owner.
     """
 
     plan: Plan
@@ -52,6 +52,7 @@ class Run:
     name: str = "run"
     priority: int = 0
     owner: str = ""
+    order: int = 0
     _lives: int = LIVES
     _coordinator: Any = None
     _served_by: tuple[Any, Any] | None = None
@@ -147,6 +148,7 @@ class Run:
             engine_key=self.plan.engine_key,
             priority=self.priority,
             owner=self.owner,
+            order=self.order,
         )
         ray.get(self._coordinator.reclaim.remote())
         ray.get(pool.submit.remote(job))

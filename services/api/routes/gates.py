@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from services.api.access import Reader, Services, Submitter, Turn
@@ -23,6 +23,7 @@ from services.api.routes.jobs import (
     ModelFilter,
     PageSize,
     job_fields,
+    report_of,
     submitted,
 )
 from services.api.routes.results import (
@@ -133,12 +134,7 @@ def delete(job: Id, what: Services, who: Submitter) -> None:
 )
 def report(job: Id, name: Report, what: Services, who: Reader, _: Turn) -> Response:
     """The decision of a gate that is done, as JSON, as Markdown, as a page, or as JUnit XML."""
-    row = what.jobs.get(job, who.sees, KIND)
-    if row.state != State.DONE:
-        raise NoResultError("id", f"the gate is {row.state}, and has no verdict", "Wait until it is done")
-    # The page is a stranger's to this origin.
-    headers = {"content-security-policy": "sandbox"}
-    return FileResponse(what.results.fetch(job) / name, media_type=REPORTS[name], headers=headers)
+    return report_of(what, what.jobs.get(job, who.sees, KIND), name, REPORTS[name])
 
 
 @router.get("/gates/{job}/landscapes/{role}/grid", response_model=Grid, responses=GRID)

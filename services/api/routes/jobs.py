@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Header, Path, Query
+from fastapi import Header, Path, Query, Response
+from fastapi.responses import FileResponse
 
-from services.api.problems import documented
+from services.api.problems import NoResultError, documented
+from services.api.service import Service
+from services.jobs.states import State
 from services.jobs.tables import JobRow
 
 NAMES = r"^[^\x00-\x1f\x7f]*$"
@@ -48,3 +51,15 @@ def job_fields(row: JobRow) -> dict[str, Any]:
     times = ("created_at", "started_at", "finished_at")
     fields = {name: getattr(row, name) for name in (*names, *times)}
     return fields | {name: progress.get(name, 0) for name in ("failed", "tokens", "worker_seconds")}
+
+
+def report_of(what: Service, row: JobRow, name: str, media_type: str, sandbox: str = "sandbox") -> Response:
+    """A file that a gate or an audit has written at its end. Raises NoResultError."""
+    if row.state != State.DONE:
+        problem = f"the {row.kind} is {row.state}, and has no verdict"
+        raise NoResultError("id", problem, "Wait until it is done")
+    file = what.results.file(row.id, name)
+    if not file.exists():
+        raise NoResultError("name", f"nothing was measured that makes a {name}", "The other reports say why")
+    # A page is a stranger's to this origin.
+    return FileResponse(file, media_type=media_type, headers={"content-security-policy": sandbox})

@@ -51,6 +51,14 @@ class Api:
         body = {**(self.gate() if gate is None else gate), **request}
         return self.client.post("/v1/gates", json=body, headers=headers)
 
+    def audit(self, **changes: Any) -> dict[str, Any]:
+        """A small audit that is fine, with a policy of these fields."""
+        return {"policy": self.gate(**changes)["policy"], "models": [str(self.model)]}
+
+    def submit_audit(self, audit: dict[str, Any] | None = None, headers: Any = None, **request: Any) -> Any:
+        body = {**(self.audit() if audit is None else audit), **request}
+        return self.client.post("/v1/audits", json=body, headers=headers)
+
     def key(self, *scopes: Scope, **limits: int) -> dict[str, str]:
         """The header of a new key."""
         _, key = self.service.keys.create("a key", scopes, Limits(**limits))

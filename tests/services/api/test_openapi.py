@@ -58,9 +58,12 @@ def test_no_request_makes_it_fail_or_answer_what_is_not_documented(
 def test_the_document_has_examples_that_work_and_one_shape_of_errors(api: Api) -> None:
     document = api.client.get("/v1/openapi.json").json()
     schemas = document["components"]["schemas"]
-    landscape, gate = (schemas[name]["examples"][0] for name in ("LandscapeRequest", "GateRequest"))
+    names = ("LandscapeRequest", "GateRequest", "AuditRequest")
+    landscape, gate, audit = (schemas[name]["examples"][0] for name in names)
     assert api.submit(landscape["spec"] | {"model": str(api.model)}).status_code == 202
     assert api.submit_gate(gate | {"model": str(api.model)}).status_code == 202
+    models = {"models": str(api.model), "baseline": str(api.model)}
+    assert api.submit_audit(audit | models).status_code == 202
     for path, methods in document["paths"].items():
         for operation in methods.values():
             for status, response in operation["responses"].items():

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from services.audit.audit import Audit
+from services.audit.audit import Audit, AuditCancelled
 from services.audit.checkpoints import AuditError, Candidate
-from services.audit.trials import Trial
-from services.sweep.coordinator import lease_of
+from services.audit.trials import Listener, Trial
+from services.sweep.coordinator import FolderBusyError, lease_of
 from tests.services.audit.test_leaderboard import measured, policy
 from visage_core.checkpoints import CheckpointError
 from visage_core.policy import Policy
@@ -52,7 +52,7 @@ class Fakes:
     bad: dict[str, Exception] = field(default_factory=dict)
     after: Callable[[str], object] = lambda _: None
 
-    def sizes_of(self, asked: Policy, model: str, workers_here: int = 0) -> list[int]:
+    def sizes_of(self, asked: Policy, model: str, resolve: object, workers_here: int = 0) -> list[int]:
         if Path(model).name in self.bad:
             raise self.bad[Path(model).name]
         return [20]
@@ -62,17 +62,19 @@ class Fakes:
         yield self.engines
 
     def run_trials(
-        self, trial: Trial, candidates: list[Candidate], most: int, told: Callable[[], object]
+        self, trial: Trial, candidates: list[Candidate], most: int, listener: Listener
     ) -> dict[Candidate, Exception]:
         self.asked.append([one.name for one in candidates])
         failed: dict[Candidate, Exception] = {}
         for one in candidates:
+            if listener.cancelled():
+                break
             if self.fails.get(one.name, 0):
                 self.fails[one.name] -= 1
                 failed[one] = RuntimeError("Traceback\nthe process died")
             else:
                 measured(trial.out, trial.policy, one.model, 3)
-            told()
+            listener.told(1)
             self.after(one.name)
         return failed
 
@@ -201,11 +203,27 @@ def test_where_the_engines_died_their_trials_are_made_again(
     assert all(row["error"] is None for row in document["checkpoints"])
 
 
+def test_a_cancelled_audit_has_no_leaderboard_and_may_go_on(
+    fakes: Fakes, models: list[str], tmp_path: Path
+) -> None:
+    """On engines that are others' too: it starts none, and ends none."""
+    out = tmp_path / "out"
+    fakes.open_engines = None  # type: ignore[assignment]
+    one = Audit(policy(), None, out, engines=fakes.engines)  # type: ignore[arg-type]
+    fakes.after = lambda name: one.cancel() if name == "checkpoint-2" else None
+    with pytest.raises(AuditCancelled):
+        one.of(models)
+    assert not (out / "leaderboard.json").exists()
+    document = audit(out, models, engines=fakes.engines)
+    assert fakes.asked[1] == ["checkpoint-3"]
+    assert len(document["checkpoints"]) == 3
+
+
 def test_one_audit_at_a_time_in_a_folder(
     fakes: Fakes, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.audit.audit.LEASE_SECONDS", 0.1)
-    with lease_of(tmp_path / "out"), pytest.raises(AuditError, match="another audit is at work"):
+    with lease_of(tmp_path / "out"), pytest.raises(FolderBusyError, match="another audit is at work"):
         audit(tmp_path / "out", models)
 
 

@@ -106,6 +106,32 @@ class Bench:
         row, _ = self.jobs.submit(Submission(spec, **size, owner="local", kind=Kind.GATE, webhook=webhook))
         return row.id
 
+    def submit_audit(
+        self,
+        models: list[Path],
+        points: int = 11,
+        baseline: str | None = None,
+        priority: int = 0,
+        webhook: dict[str, str] | None = None,
+    ) -> str:
+        rules = [{"measure": "asr_at_origin", "at_most": 50}]
+        policy = {"name": "p", "landscape": _landscape(points), "rules": rules}
+        spec = {"policy": policy, "models": [str(one) for one in models], "baseline": baseline}
+        count = points * len(models)
+        row, _ = self.jobs.submit(
+            Submission(
+                spec,
+                count,
+                10 * count,
+                80 * count,
+                "local",
+                kind=Kind.AUDIT,
+                priority=priority,
+                webhook=webhook,
+            )
+        )
+        return row.id
+
     def results(self, job: str) -> Path:
         return self.folder / "jobs" / job
 
@@ -249,3 +275,51 @@ def test_a_gate_that_cannot_be_measured_has_failed(bench: Bench, tmp_path: Path)
     until(lambda: bench.state(job) == State.FAILED)
     assert "from which this service takes models" in (bench.jobs.get(job).error or {})["problem"]
     assert not (bench.results(job) / "decision.json").exists()
+
+
+def leaderboard(folder: Path) -> dict[str, str | None]:
+    """What a leaderboard says of each of its models."""
+    document = Results(folder).read_json("leaderboard.json")
+    assert document is not None
+    return {row["model"]: row["verdict"] for row in document["checkpoints"]}
+
+
+def test_audits_beside_each_other_are_measured_and_told(bench: Bench, harmful: Path) -> None:
+    """Each its own models; one that is not there by then is no other's harm."""
+    gone = bench.model.parent / "no-such-model"
+    with receiver() as there:
+        one = bench.submit_audit([bench.model, gone], webhook={"url": there.url, "secret": "s" * 16})
+        other = bench.submit_audit([harmful], baseline=str(bench.model))
+        bench.start(at_once=2)
+        until(lambda: all(bench.state(job) == State.DONE for job in (one, other)), seconds=180)
+        until(lambda: there.requests != [])
+    assert leaderboard(bench.results(one)) == {str(bench.model): "pass", str(gone): None}
+    assert leaderboard(bench.results(other)) == {str(harmful): "pass"}
+    row = bench.jobs.get(one)
+    assert row.progress is not None
+    assert row.progress["verdicts"] == {"pass": 1, "fail": 0, "inconclusive": 0, "broken": 1}
+    assert (row.done, row.progress["settled"], row.progress["tokens"]) == (11, 2, 11 * 10)
+    assert bench.jobs.get(other).done == 22
+    [(_, _, _, body)] = there.requests
+    told = json.loads(body)
+    assert told["type"] == "audit.finished"
+    assert (told["data"]["id"], told["data"]["verdicts"]) == (one, row.progress["verdicts"])
+
+
+def test_an_audit_that_is_put_back_goes_on_and_one_that_is_cancelled_ends(bench: Bench) -> None:
+    job = bench.submit_audit([bench.model], points=401)
+    first = bench.start()
+    until(lambda: bench.jobs.get(job).done > 2)
+    first.stop()
+    assert bench.state(job) == State.QUEUED
+    [folder] = bench.results(job).glob("checkpoints/*/model")
+    before = {row["alpha"]: row["finished_at"] for row in Results(folder).points().to_pylist()}
+    second = bench.start()
+    until(lambda: bench.jobs.get(job).done > len(before))
+    bench.jobs.cancel(job)
+    until(lambda: bench.state(job) == State.CANCELLED, seconds=20)
+    after = {row["alpha"]: row["finished_at"] for row in Results(folder).points().to_pylist()}
+    assert before.items() < after.items(), "points were measured again"
+    assert len(after) < 401
+    assert not (bench.results(job) / "leaderboard.json").exists()
+    assert second._engines.state()["jobs"] == []
