@@ -23,6 +23,7 @@ from services.client import AsyncClient, Client, ServiceError
 from services.demo.model import demo_model
 from services.jobs.states import State
 from tests.conftest import Visage
+from tests.services.audit.made import truncate, write_steps
 from tests.services.served import Served, served, until
 from tests.services.test_gate import LANDSCAPE, RULES
 from tests.services.test_run import TIMINGS
@@ -47,6 +48,7 @@ class Measured:
     service: Served
     job: str
     events: list[dict[str, Any]]
+    root: Path  # a folder from which it takes models
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -54,13 +56,14 @@ def measured(
     request: pytest.FixtureRequest, aligned: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Measured]:
     """One job on a service with either database."""
-    options: list[object] = ["--root", aligned.parent, "--allow-judge", NO_JUDGE]
+    root = tmp_path_factory.mktemp("trainings")
+    options: list[object] = ["--root", aligned.parent, "--root", root, "--allow-judge", NO_JUDGE]
     if request.param == "postgresql":
         options += ["--database-url", request.getfixturevalue("postgres_url")]
     with served(tmp_path_factory.mktemp(request.param), *options) as service, Client(service.url) as client:
         job = client.submit({**SPEC, "model": aligned.name}, label="the demo").id
         events = [event.model_dump() for event in client.watch(job)]
-        yield Measured(service, job, events)
+        yield Measured(service, job, events, root)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +224,45 @@ def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(measured: Meas
         with pytest.raises(ServiceError, match="no verdict"):
             client.report(job)
         client.delete_gate(job)
+
+
+@ONE_DATABASE
+def test_checkpoints_are_audited_on_the_engines_that_are_warm(measured: Measured, aligned: Path) -> None:
+    """Of which the last was not written to its end."""
+    *whole, last = write_steps(aligned, demo_model("harmful-50"), measured.root / "run", steps=3)
+    truncate(last)
+    landscape = {
+        "axis": {"points": 3, "direction": {"seeds": [0]}},
+        "prompts": [{"limit": 6}],
+        "generation": {"max_tokens": 8},
+        "engine": SPEC["engine"],
+    }
+    policy = {
+        "name": "small",
+        "landscape": landscape,
+        "rules": [{"measure": "asr_at_origin", "at_most": 100}],
+    }
+    before = {process.pid for process in measured.service.processes("ray::Worker")}
+    with Client(measured.service.url) as client:
+        models = [f"run/{one.name}" for one in (*whole, last)]
+        job = client.submit_audit(policy, models, label="a run").id
+        *_, end = client.watch_audit(job)
+        assert (end.state, end.error) == (State.DONE, None)
+        assert (end.settled, end.checkpoints, end.done) == (3, 3, 6)
+        assert end.verdicts == {"pass": 2, "fail": 0, "inconclusive": 0, "broken": 1}
+        board = json.loads(client.leaderboard(job))
+        assert {row["model"] for row in board["checkpoints"]} == {str(one) for one in (*whole, last)}
+        assert "is damaged" in board["checkpoints"][-1]["error"]["problem"]
+        assert b"checkpoint-20" in client.leaderboard(job, "leaderboard.csv")
+        assert client.leaderboard(job, "leaderboard.md").startswith(b"# Audit: small")
+        points = pq.read_table(io.BytesIO(client.leaderboard(job, "points.parquet")))
+        assert points["checkpoint"].value_counts().to_pylist() == [
+            {"values": one.name, "counts": 3} for one in whole
+        ]
+        assert client.audit(job).models == [str(one) for one in (*whole, last)]
+        assert [item.id for item in client.audits(label="a run").items] == [job]
+        client.delete_audit(job)
+    assert {process.pid for process in measured.service.processes("ray::Worker")} == before
 
 
 def test_the_command_line_submits_watches_and_fetches(

@@ -414,3 +414,36 @@ def test_an_error_shows_no_credentials(tmp_path: Path) -> None:
         with pytest.raises(StorageError) as refused:
             Storage(tmp_path, url)
         assert "hunter22" not in str(refused.value)
+
+
+def test_a_file_is_fetched_without_the_others(machine: Machine) -> None:
+    one, other = machine("one"), machine("other")
+    for name in ("leaderboard.csv", "checkpoints/a/decision.html"):
+        path = one.fetch(JOB) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before")
+    one.keep(JOB)
+    for text in ("before", "after!"):
+        (one.fetch(JOB) / "leaderboard.csv").write_text(text)
+        one.keep(JOB)
+        file = other.file(JOB, "leaderboard.csv")
+        assert files(file.parent) == {"leaderboard.csv": text.encode()}
+    assert not other.file(JOB, "leaderboard.png").exists()
+    assert not other.file(OTHER, "leaderboard.csv").exists()
+
+
+def test_a_document_that_is_there_is_not_sent_again(machine: Machine) -> None:
+    """Of an audit there are thousands, and it is kept every second."""
+    one, other = machine("one"), machine("other")
+    here = one.fetch(JOB)
+    here.mkdir(parents=True)
+    for name in ("a.json", "b.json"):
+        (here / name).write_text("mine")
+    one.keep(JOB)
+    there = other.fetch(JOB)
+    for name in ("a.json", "b.json"):
+        (there / name).write_text("sent")
+    other.keep(JOB)  # so that it can be seen what is sent after that
+    (here / "b.json").write_text("more")
+    one.keep(JOB)
+    assert files(machine("third").fetch(JOB)) == {"a.json": b"sent", "b.json": b"more"}
