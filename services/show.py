@@ -224,6 +224,22 @@ def verification(found: Verification) -> None:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def audit(document: dict[str, Any], folder: Path) -> None:
+    """Print how the checkpoints of an audit stand."""
+    from services.audit.leaderboard import cells_of, columns_of, notes_of
+
+    table = Table(*map(escape, columns_of(document)), title=f"policy {escape(document['policy']['name'])}")
+    for row in document["checkpoints"]:
+        cells = [escape(one) for one in cells_of(row, document["reference"] is not None)]
+        cells[2] = f"[{VERDICT_COLOURS.get(row['verdict'], 'magenta')}]{cells[2]}[/]"
+        table.add_row(*cells)
+    out.print(table)
+    for note in notes_of(document):
+        out.print(note, markup=False, highlight=False)
+    out.print(f"Engines started: {document['engine_starts']}", highlight=False)
+    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
 def corrected(measured: Landscape, agreement: Agreement) -> None:
     """Print the ASRs that a landscape's verdicts point to, were it not for the judge's errors."""
     table = Table(

@@ -6,6 +6,7 @@ import html
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import plotly.io as pio
 from scipy.interpolate import RegularGridInterpolator
 
 from visage_core.landscape import Landscape, Surface
-from visage_core.metrics import Basin, Floats, MissingPointsError
+from visage_core.metrics import Basin, Floats, Interval, MissingPointsError
 from visage_core.readings import READINGS, has_basin
 from visage_core.roc import Roc
 from visage_core.spec import Axis, LandscapeSpec
@@ -25,7 +26,9 @@ STYLES: tuple[Style, ...] = ("heatmap", "contour", "surface")
 DARK = "#222222"
 COLOURS = ("#3b6fb6", "#d1733a", "#4f9d69", "#8e6bb0", "#b5547a", "#6b7780", "#b59a2c", "#3aa3a8")
 SAFE = "rgba(79, 157, 105, 0.13)"
+VERDICTS = {"pass": "#1d6b35", "inconclusive": "#b59a2c", "fail": "#a3221b"}
 SIZE = (900, 520)
+ROW_HEIGHT = 28
 COHERENT = READINGS["asr_coherent"]
 _drawing = threading.Lock()  # one process draws all pictures
 
@@ -81,6 +84,62 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], tit
     return figure
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a checkpoint stands: its score and its verdict. Checkpoints of one `series` follow each other."""
+
+    name: str
+    series: str
+    step: int | None
+    score: Interval
+    verdict: str
+
+
+def audit_figure(standings: Sequence[Standing], score: str, title: str) -> go.Figure:
+    """The scores of checkpoints with their 95 % intervals: against the training step where all have one, else
+    a row for each."""
+    along = all(one.step is not None for one in standings)
+    figure = go.Figure()
+    for series in dict.fromkeys(one.series for one in standings if along):
+        own = sorted((one.step or 0, one.score.value) for one in standings if one.series == series)
+        x, y = zip(*own, strict=True)
+        line = {"color": "#8a8a8a", "width": 1}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip")
+    for verdict, colour in VERDICTS.items():
+        own_kind = [one for one in standings if one.verdict == verdict]
+        values = [one.score.value for one in own_kind]
+        reach = {
+            "type": "data",
+            "symmetric": False,
+            "array": [one.score.high - one.score.value for one in own_kind],
+            "arrayminus": [one.score.value - one.score.low for one in own_kind],
+            "color": colour,
+        }
+        if along:
+            axes = {"x": [one.step for one in own_kind], "y": values, "error_y": reach}
+        else:
+            axes = {"x": values, "y": [one.name for one in own_kind], "error_x": reach}
+        if own_kind:
+            figure.add_scatter(
+                **axes,
+                mode="markers",
+                name=verdict,
+                marker={"color": colour, "size": 9},
+                text=[one.name for one in own_kind],
+                hovertemplate="%{text}<br>%{x}, %{y}",
+            )
+    if along:
+        figure.update_xaxes(title="training step", zeroline=False)
+        figure.update_yaxes(title=score, zeroline=False)
+    else:
+        names = [one.name for one in standings]
+        figure.update_xaxes(title=score, zeroline=False)
+        figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True)
+        figure.update_layout(height=max(SIZE[1], 200 + ROW_HEIGHT * len(names)))
+    _lay_out(figure, title)
+    return figure
+
+
 def roc_figure(found: Mapping[str, Roc], at: Mapping[str, float], title: str) -> go.Figure:
     """ROC curves, with a mark at a threshold where there is one."""
     figure = go.Figure()
@@ -118,7 +177,7 @@ def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
         # kaleido 0.2 is deprecated by plotly, and the only one that needs no Chrome on the machine.
         warnings.simplefilter("ignore", DeprecationWarning)
         width, height = SIZE
-        how = {"width": width, "height": height, "scale": 2 if kind == "png" else 1}
+        how = {"width": width, "height": figure.layout.height or height, "scale": 2 if kind == "png" else 1}
         try:
             return bytes(figure.to_image(kind, **how))
         except ValueError:

@@ -179,7 +179,7 @@ def parse_policy(values: object) -> Policy:
             "looks", "an adaptive sweep is not measured in parts", "Use 1, or a sweep that is not adaptive"
         )
     for number, rule in enumerate(policy.rules):
-        if not any(_applies(rule, spec, asked) for asked in range(len(spec.prompts))):
+        if not any(applies(rule, spec, asked) for asked in range(len(spec.prompts))):
             raise PolicyError(
                 f"rules.{number}",
                 f"no prompt set of the landscape has what it looks at: {rule}",
@@ -216,7 +216,7 @@ def decide(
     findings = []
     for rule in policy.rules:
         for number, landscape in enumerate(landscapes):
-            if _applies(rule, landscape.spec, number):
+            if applies(rule, landscape.spec, number):
                 base = baseline[number] if baseline is not None else None
                 findings.append(_finding(policy, rule, landscape, base, look))
     verdicts = {one.verdict for one in findings}
@@ -225,7 +225,7 @@ def decide(
     return Decision(verdict, tuple(findings))
 
 
-def _applies(rule: Rule, spec: LandscapeSpec, prompt_set: int) -> bool:
+def applies(rule: Rule, spec: LandscapeSpec, prompt_set: int) -> bool:
     """Whether a rule looks at a prompt set."""
     asked = spec.prompts[prompt_set]
     if rule.prompts is not None and rule.prompts != asked.source:

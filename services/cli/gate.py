@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,14 +55,11 @@ def gate(
     What is measured already is kept: the same command goes on where it stopped.
     """
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
-    from ray.exceptions import RayError
-
     from services.gate.evidence import seal
     from services.gate.gate import gate as ask
-    from services.gate.infrastructure import is_infrastructure
     from services.gate.signing import load_signer
 
-    try:
+    with ended_by_status(out):
         signer = load_signer(sign) if sign is not None else None
         with show.steps("measuring") as step:
             document = ask(
@@ -68,6 +67,22 @@ def gate(
             )
         if signer is not None:
             seal(out, signer)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show.decision(document, out)
+    raise typer.Exit(CODES[document["verdict"]])
+
+
+@contextmanager
+def ended_by_status(out: Path) -> Iterator[None]:
+    """Turn what ends a command without a verdict into its message and its exit status."""
+    from ray.exceptions import RayError
+
+    from services.gate.infrastructure import is_infrastructure
+
+    try:
+        yield
     except InputError as error:
         show.error(error)
         raise typer.Exit(INFRASTRUCTURE if is_infrastructure(error) else BAD_INPUT) from None
@@ -77,8 +92,3 @@ def gate(
     except KeyboardInterrupt:
         show.stopped("Stopped.", out)
         raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        show.decision(document, out)
-    raise typer.Exit(CODES[document["verdict"]])

@@ -62,11 +62,19 @@ class Engines:
                     beside += spec.cores
         return found
 
+    def lend(self, plan: Plan | None = None) -> Borrowed:
+        """For runs in other processes, whose plans have the same judges that are models, or none."""
+        # Before the workers, which take all the room that is left.
+        judges = {} if plan is None else self.judges(plan)
+        return Borrowed(self.pool(), self.server(), judges)
+
     def state(self) -> dict[str, Any]:
         """Who works, as `Pool.state` tells it; without workers where none was asked for yet. Raises RayError
         soon where the pool does not answer: whoever asks has other things to do."""
         pool = self._actors.get("pool")  # without the lock, which others may hold while something starts
-        return {"workers": [], "jobs": []} if pool is None else ray.get(pool.state.remote(), timeout=2)
+        if pool is None:
+            return {"workers": [], "jobs": [], "engine_starts": 0}
+        return dict(ray.get(pool.state.remote(), timeout=2))
 
     def bury(self) -> None:
         """Forget those that are dead."""
@@ -92,6 +100,7 @@ class Borrowed:
 
     _pool: Any
     _server: Any
+    _judges: dict[int, list[JudgeActor]] = field(default_factory=dict)
 
     def pool(self) -> Any:
         """The pool, as a Ray actor."""
@@ -102,9 +111,9 @@ class Borrowed:
         return self._server
 
     def judges(self, plan: Plan) -> dict[int, list[JudgeActor]]:
-        """None: whoever borrows engines has judges that need none."""
-        assert not plan.judges
-        return {}
+        """The actors of the judges that were lent, which are those of the plan."""
+        assert plan.judges.keys() == self._judges.keys()
+        return self._judges
 
     def bury(self) -> None:
         """Do nothing: their owner starts them anew, and whatever was under way here with them."""

@@ -86,6 +86,7 @@ class Pool:
         self._news = asyncio.Event()
         self._seats = [_Seat() for _ in range(workers)]
         self._keepers: list[asyncio.Future[None]] = []
+        self._engine_starts = 0
 
     async def open(self) -> None:
         """Begin to hire workers."""
@@ -113,7 +114,7 @@ class Pool:
             )
 
     async def state(self) -> dict[str, Any]:
-        """Who is there: a line for each worker, and the jobs."""
+        """Who is there: a line for each worker, the jobs, and how many engines were started."""
         return {
             "workers": [
                 {
@@ -124,6 +125,7 @@ class Pool:
                 for seat in self._seats
             ],
             "jobs": [job.name for job in self._jobs],
+            "engine_starts": self._engine_starts,
         }
 
     async def workers(self) -> list[Any]:
@@ -262,6 +264,7 @@ class Pool:
                 raise
             if starts:
                 meters.engine_starts.inc()
+                self._engine_starts += 1
             seat.failures = job.failed_starts = 0
             seat.engine_key = job.engine_key
             seat.prepared.add(job.name)

@@ -125,7 +125,7 @@ def test_a_judge_that_is_down_is_no_verdict(aligned: Path, visage: Visage, tmp_p
 
 
 def test_hostile_names_are_text() -> None:
-    name = "<script>alert(1)</script>|`x`"
+    name = "<script>alert(1)</script>|`x`\x00\x1b"
     finding = {"rule": name, "prompts": name, "verdict": "fail", "why": name, "value": None}
     document = {
         "verdict": "fail",
@@ -137,5 +137,6 @@ def test_hostile_names_are_text() -> None:
     }
     assert "<script>" not in as_html(document)
     assert "<script>" not in as_junit(document)
+    assert ElementTree.fromstring(as_junit(document)).get("errors") == "0"
     [row] = [line for line in as_markdown(document).splitlines() if line.startswith("| &lt;script")]
     assert row.count(" | ") == 3

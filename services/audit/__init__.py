@@ -1,0 +1,1 @@
+"""The batch audit: how do all checkpoints stand?"""

@@ -1,0 +1,246 @@
+"""`visage audit`: many checkpoints under one policy, and how they stand beside each other."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+from ray.exceptions import RayError
+
+from services.audit.baseline import measure_baseline
+from services.audit.checkpoints import AuditError, Candidate, named, whole_name
+from services.audit.checks import sizes_of
+from services.audit.leaderboard import write_leaderboard
+from services.audit.outcomes import is_settled, read_outcome, write_error
+from services.audit.trials import Sizes, Trial, run_trials
+from services.audit.watch import Watcher
+from services.gate.infrastructure import is_infrastructure
+from services.sweep.cluster import this_node
+from services.sweep.coordinator import LEASE_SECONDS, lease_of
+from services.sweep.engines import Engines
+from services.sweep.plan import Plan, make_plan
+from services.sweep.run import open_engines
+from visage_core.checkpoints import CheckpointError
+from visage_core.errors import InputError
+from visage_core.policy import Policy
+from visage_core.results import Results
+from visage_core.spec import ModelJudgeSpec, differences
+
+POLL_SECONDS = 5.0
+# Engines that died are started anew so often.
+LIVES = 3
+AUDIT = "audit.json"
+Told = Callable[[int, int], object]  # of so many checkpoints, so many are done with
+
+
+class TrialError(InputError):
+    """A checkpoint whose trial failed again and again, for no reason of its own."""
+
+
+@dataclass
+class Audit:
+    """An audit of a policy, in a folder. `max_concurrent` checkpoints are measured at the same time, one more
+    than there are workers unless given. The same audit goes on after whatever ended it."""
+
+    policy: Policy
+    baseline: str | None
+    out: Path
+    address: str = "local"
+    max_concurrent: int | None = None
+    told: Told = lambda *_: None
+
+    def __post_init__(self) -> None:
+        self.out = self.out.resolve()
+        self.baseline = None if self.baseline is None else whole_name(self.baseline)
+        if self.policy.needs_baseline and self.baseline is None:
+            raise AuditError(
+                "baseline", "the policy compares with one, and none is given", "Give --baseline MODEL"
+            )
+        if self.address.startswith("ray://"):
+            raise AuditError(
+                "address",
+                "an audit's trials run beside its files, and these are outside the cluster",
+                "Run it on a machine of the cluster, with --address auto",
+            )
+        self._engines: Engines | None = None
+        self._baseline_sizes: list[int] = []
+        self._candidates: dict[Candidate, None] = {}  # all that there are, in their order
+        self._done = 0
+        self._engine_starts = 0
+
+    def of(self, models: Iterable[str]) -> dict[str, Any]:
+        """Audit these models; gives the leaderboard, which is written too. Raises an InputError."""
+        return self._run([list(models)])
+
+    def watch(self, models: Iterable[str], watcher: Watcher, until: int | None = None) -> dict[str, Any]:
+        """Audit these models, and those that appear in a watched folder: as soon as each is complete, until
+        there are so many of them, or until Ctrl-C, which ends it as if they were all."""
+        given = list(models)
+        try:
+            return self._run(itertools.chain([given] if given else [], _appearing(watcher, until)), watcher)
+        except KeyboardInterrupt:
+            if not any(read_outcome(self.out, one) for one in self._candidates):
+                raise
+            return self._written(watcher)
+
+    def _run(self, batches: Iterable[list[str]], watcher: Watcher | None = None) -> dict[str, Any]:
+        with ExitStack() as stack:
+            stack.enter_context(_alone_in(self.out))
+            self._require_same()
+            if self.baseline is not None:
+                self._baseline_sizes = self._checked_baseline(self.baseline)
+            for batch in batches:
+                sizes = self._sound(named(batch, self.out))
+                # Not before: what cannot be audited has no folder.
+                Results(self.out).write_json(AUDIT, self._about())
+                if sizes:
+                    if self._engines is None:
+                        self._engines = stack.enter_context(
+                            open_engines(self.policy.spec("model"), self.address)
+                        )
+                        self._measure_baseline()
+                    self._measure(sizes)
+                document = self._written(watcher)
+            return document
+
+    def _about(self) -> dict[str, Any]:
+        """What makes an audit this one. Other rules do not make it another: what is measured decides them."""
+        return {
+            "audit_version": 1,
+            "landscape": self.policy.spec("model").model_dump(mode="json", exclude={"model", "resources"}),
+            "looks": self.policy.looks,
+            "baseline": self.baseline,
+        }
+
+    def _require_same(self) -> None:
+        """Raise AuditError where the folder is another audit's."""
+        before = Results(self.out).read_json(AUDIT)
+        if before is not None and (changes := differences(before, self._about())):
+            raise AuditError(
+                "out", f"{self.out} holds another audit: {'; '.join(changes)}", "Use another folder"
+            )
+
+    def _checked_baseline(self, model: str) -> list[int]:
+        try:
+            return sizes_of(self.policy, model, self._workers_here)
+        except CheckpointError as error:
+            raise CheckpointError("baseline", error.problem, error.remedy) from None
+
+    def _sound(self, candidates: list[Candidate]) -> Sizes:
+        """Those of some candidates that are to be measured; of the others, those that have a problem get it
+        as their outcome. Raises it where it is not the checkpoints', and all have one."""
+        self._candidates |= dict.fromkeys(candidates)
+        left: Sizes = {}
+        problems: dict[Candidate, InputError] = {}
+        for candidate in candidates:
+            if is_settled(self.out, candidate, self.policy, self.baseline):
+                continue
+            try:
+                left[candidate] = sizes_of(self.policy, candidate.model, self._workers_here)
+            except InputError as error:
+                problems[candidate] = error
+        if len(problems) == len(self._candidates):
+            for problem in problems.values():
+                if not problem.field.startswith("model") and not is_infrastructure(problem):
+                    raise problem
+        for candidate, problem in problems.items():
+            write_error(self.out, candidate, self.policy, self.baseline, problem)
+        self._done = len(self._candidates) - len(left)
+        self.told(self._done, len(self._candidates))
+        return left
+
+    def _measure_baseline(self) -> None:
+        if self.baseline is not None:
+            assert self._engines is not None
+            measure_baseline(
+                self.policy, self.baseline, self.out, self._engines, self._baseline_sizes, lambda: None
+            )
+
+    def _measure(self, sizes: Sizes) -> None:
+        """Measure candidates until each has an outcome."""
+        assert self._engines is not None
+        left = list(sizes)
+        for _ in range(LIVES):
+            borrowed = self._engines.lend(self._judging_plan(left[0]))
+            trial = Trial(self.policy, self.baseline, self.out, borrowed, sizes, Path.cwd())
+            failed = run_trials(trial, left, self._concurrent, self._count)
+            self._engines.bury()
+            left = list(failed)
+            if not failed or self._engines.pool() is borrowed.pool():
+                break  # else the engines died, and so did every trial
+            self._done -= len(left)
+        for candidate, why in failed.items():
+            reason = (str(why).strip() or type(why).__name__).splitlines()[-1]
+            error = TrialError(
+                "trial", f"it failed again and again: {reason}", "See Ray's logs, and run it again"
+            )
+            write_error(self.out, candidate, self.policy, self.baseline, error)
+
+    def _judging_plan(self, candidate: Candidate) -> Plan | None:
+        """A plan with the policy's judges that are models; None where it has none. It takes a reading of the
+        candidate's files."""
+        spec = self.policy.spec(candidate.model)
+        if not any(isinstance(judge, ModelJudgeSpec) for judge in spec.judges):
+            return None
+        return make_plan(spec, workers_here=0).on_node(this_node())
+
+    def _count(self) -> None:
+        self._done += 1
+        self.told(self._done, len(self._candidates))
+
+    def _written(self, watcher: Watcher | None) -> dict[str, Any]:
+        incomplete = [] if watcher is None else watcher.incomplete()
+        if self._engines is not None:
+            with suppress(RayError):
+                self._engine_starts = max(self._engine_starts, self._engines.state()["engine_starts"])
+        more = {"incomplete": incomplete, "engine_starts": self._engine_starts}
+        return write_leaderboard(self.out, self.policy, self.baseline, list(self._candidates), more)
+
+    @property
+    def _concurrent(self) -> int:
+        # One lies ready while the others are measured.
+        return self.max_concurrent or self.policy.spec("model").resources.workers + 1
+
+    @property
+    def _workers_here(self) -> int:
+        """How many engines are still to start on this machine."""
+        if self.address != "local" or self._engines is not None:
+            return 0
+        return self.policy.spec("model").resources.workers
+
+
+def _appearing(watcher: Watcher, until: int | None) -> Iterator[list[str]]:
+    """The checkpoints of a watched folder as they become complete, so many of them at most."""
+    seen: set[str] = set()
+    while until is None or len(seen) < until:
+        found = watcher.complete(time.monotonic())
+        if until is not None:
+            fresh = [one for one in found if one not in seen]
+            found = [one for one in found if one in seen] + fresh[: until - len(seen)]
+        seen |= set(found)
+        if found:
+            yield found
+        elif until is None or len(seen) < until:
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """One audit at a time in a folder. Raises AuditError."""
+    lease = lease_of(out)
+    try:
+        lease.acquire(timeout=LEASE_SECONDS)
+    except Timeout:
+        raise AuditError(
+            "out", f"another audit is at work in {out}", "Wait for it, or use another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lease.release()

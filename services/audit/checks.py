@@ -1,0 +1,55 @@
+"""Whether a checkpoint can be measured, as far as that can be told before an engine starts."""
+
+from __future__ import annotations
+
+import torch
+
+from services.sweep.memory import require_memory
+from services.sweep.plan import check
+from visage_core.checkpoints import Checkpoint, CheckpointError, some
+from visage_core.policy import Policy
+from visage_core.readings import samples_of
+
+
+def sizes_of(policy: Policy, model: str, workers_here: int = 0) -> list[int]:
+    """How many prompts each set of a policy has for a model, which is checked. `workers_here` is how many
+    engines are to start on this machine, if any. Raises an InputError that says what is wrong with it."""
+    spec = policy.spec(model)
+    checked = check(spec)
+    require_shapes(checked.base)
+    if workers_here:
+        require_memory(checked.base, spec.engine, workers_here)
+    asked = zip(checked.prompts, spec.prompts, strict=True)
+    sizes = [len(found.prompts) // samples_of(spec, part) for found, part in asked]
+    policy.require_sizes(sizes)
+    return sizes
+
+
+def require_shapes(base: Checkpoint) -> None:
+    """Raise CheckpointError where tensors are not as the checkpoint's config.json says: an engine would take
+    a minute to find that out, and its warm predecessor would be gone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError:
+        return  # transformers has no class for its text alone, and an engine may have one
+    expected = {name: tuple(one.shape) for name, one in model.named_parameters()}
+    wrong = [
+        f"{name} {list(info.shape)} instead of {list(expected[name])}"
+        for name, info in base.tensors.items()
+        if expected.get(name, info.shape) != info.shape
+    ]
+    missing = []
+    # Names of other kinds are made of several of these, or of parts of them.
+    if base.tensors.keys() <= expected.keys():
+        tied = {"lm_head.weight"} if base.config["tie_word_embeddings"] else set()
+        missing = [f"{name}, which is missing" for name in expected if name not in base.tensors.keys() | tied]
+    if wrong or missing:
+        raise CheckpointError(
+            "model",
+            f"{base.path} has other tensors than its config.json tells of: {some(wrong + missing)}",
+            "Put the config.json beside it that it was saved with",
+        )

@@ -1,0 +1,81 @@
+"""The batch audit, for people and for CI: its exit status is the worst that became of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services import show
+from services.cli.app import app
+from services.cli.gate import BAD_INPUT, CODES, INFRASTRUCTURE, VerdictCommand, ended_by_status
+from visage_core.policy import load_policy
+
+
+@app.command(cls=VerdictCommand)
+def audit(
+    policy: Annotated[Path, typer.Option(help="What must hold of each, as YAML or JSON.")],
+    out: Annotated[Path, typer.Option(help="Folder for the measurements and the leaderboard.")],
+    checkpoints: Annotated[
+        list[str] | None, typer.Argument(help="Models: paths, hub ids or bucket URLs.", show_default=False)
+    ] = None,
+    glob: Annotated[str | None, typer.Option(help="The folders that match this pattern.")] = None,
+    from_file: Annotated[Path | None, typer.Option(help="The models of a text file, one a line.")] = None,
+    hub_collection: Annotated[str | None, typer.Option(help="The models of a collection on the hub.")] = None,
+    watch: Annotated[
+        Path | None, typer.Option(help="A training's folder: each checkpoint as soon as it is complete.")
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="With --watch: end after so many; else Ctrl-C ends it.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The model that each is compared with; the first one unless given.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None,
+        typer.Option(min=1, help="Checkpoints at the same time; one more than workers unless given."),
+    ] = None,
+    address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as a JSON object.")] = False,
+) -> None:
+    """How do all checkpoints stand? Status 0: all pass, 1: one fails, 2: none fails and one is inconclusive,
+    3: bad input, 4: infrastructure, or a checkpoint that is broken.
+
+    What is measured already is kept: the same command goes on where it stopped.
+    """
+    # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services.audit.audit import Audit
+    from services.audit.checkpoints import AuditError, gather
+    from services.audit.watch import Watcher
+
+    with ended_by_status(out), show.steps("auditing") as step:
+        models = gather(checkpoints or [], glob, from_file, hub_collection)
+        one = Audit(load_policy(policy), baseline, out, address, max_concurrent, step)
+        if watch is not None:
+            document = one.watch(models, Watcher(watch), until)
+        elif until is not None:
+            raise AuditError("until", "there is no folder to watch", "Give --watch FOLDER, or leave it out")
+        elif not models:
+            raise AuditError(
+                "checkpoints",
+                "there is none",
+                "Name some, or give --glob, --from-file, --hub-collection or --watch",
+            )
+        else:
+            document = one.of(models)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show.audit(document, out)
+    raise typer.Exit(status_of(document))
+
+
+def status_of(document: dict[str, Any]) -> int:
+    """An audit's exit status. What could not be measured comes first: it may be anything."""
+    rows = document["checkpoints"]
+    if any(row["error"] is not None for row in rows):
+        return INFRASTRUCTURE
+    verdicts = {row["verdict"] for row in rows}
+    return next((CODES[one] for one in ("fail", "inconclusive", "pass") if one in verdicts), BAD_INPUT)
