@@ -35,7 +35,7 @@ bench: $(READY)
 
 # Resolve the pinned sets again (needs uv). A machine with its own sources of packages sets LOCK_SOURCES.
 LOCK_SOURCES ?= --torch-backend cpu
-LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra datasets --extra lm-eval --extra postgresql --extra search \
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra datasets --extra lm-eval --extra mlflow --extra postgresql --extra search \
 	--no-header --no-annotate --no-emit-find-links
 lock:
 	$(LOCK) --extra cpu --override constraints/cpu-overrides.txt $(LOCK_SOURCES) -o constraints/cpu.txt

@@ -3,9 +3,11 @@
 #
 # The pinned set is complete, so nothing is resolved (--no-deps): a resolver would bring in packages that
 # do not fit a CPU build of torch (see cpu-overrides.txt).
+# With a third argument, `copy`, visage is installed as it is now, for good, and not as a working tree.
 set -euo pipefail
 python=$1
 device=$2
+how=${3:-editable}
 here=$(cd "$(dirname "$0")" && pwd)
 pins=$here/$device.txt
 
@@ -20,4 +22,8 @@ if [ "$device" = cpu ]; then
     fi
 fi
 pip --requirement "$pins"
-pip --editable "$here/.."
+if [ "$how" = copy ]; then
+    pip "$here/.."
+else
+    pip --editable "$here/.."
+fi

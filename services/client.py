@@ -26,7 +26,14 @@ from tenacity import (
 )
 
 from services.api.schemas import (
+    Body,
     Estimate,
+    Gate,
+    GateDetail,
+    GateEstimate,
+    GatePage,
+    GateRequest,
+    Job,
     Judges,
     Landscape,
     LandscapeDetail,
@@ -39,8 +46,9 @@ from services.api.schemas import (
     Summary,
     Webhook,
 )
-from services.jobs.states import OVER, State
+from services.jobs.states import OVER, Kind, State
 from visage_core.errors import InputError
+from visage_core.policy import Policy
 from visage_core.spec import LandscapeSpec
 
 if TYPE_CHECKING:
@@ -51,11 +59,11 @@ LONGEST_WAIT = 30.0
 AGAIN_SECONDS = 1.0
 # The service sends a sign of life every 15 seconds.
 SILENCE_SECONDS = 60.0
-EVENT = "landscape"
 PROBLEM = "application/problem+json"
 ARROW = "application/vnd.apache.arrow.stream"
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+J = TypeVar("J", bound=Job)
 
 
 class ServiceError(InputError):
@@ -92,32 +100,81 @@ def _submit(
     webhook: Webhook | None,
     idempotency_key: str | None,
 ) -> _Call[LandscapeDetail]:
-    key = idempotency_key or secrets.token_hex(16)
-    body = _request(spec, label, priority, webhook)
-    options = {"json": body, "headers": {"idempotency-key": key}}
+    request = {"spec": spec, "label": label, "priority": priority, "webhook": webhook}
+    options = _once(LandscapeRequest.model_validate(request), idempotency_key)
     return _Call("POST", "/v1/landscapes", _json(LandscapeDetail), options)
 
 
 def _validate(spec: LandscapeSpec | dict[str, Any]) -> _Call[Estimate]:
-    options = {"json": _request(spec, None, 0, None)}
+    options = _body(LandscapeRequest.model_validate({"spec": spec}))
     return _Call("POST", "/v1/landscapes:validate", _json(Estimate), options)
 
 
-def _request(
-    spec: LandscapeSpec | dict[str, Any], label: str | None, priority: int, webhook: Webhook | None
-) -> dict[str, Any]:
-    request: dict[str, Any] = LandscapeRequest.model_validate(
-        {"spec": spec, "label": label, "priority": priority, "webhook": webhook}
-    ).model_dump(mode="json")
-    return request
+def _submit_gate(
+    policy: Policy | dict[str, Any],
+    model: str,
+    baseline: str | None,
+    label: str | None,
+    priority: int,
+    webhook: Webhook | None,
+    idempotency_key: str | None,
+) -> _Call[GateDetail]:
+    request: dict[str, Any] = {"policy": policy, "model": model, "baseline": baseline}
+    request |= {"label": label, "priority": priority, "webhook": webhook}
+    options = _once(GateRequest.model_validate(request), idempotency_key)
+    return _Call("POST", "/v1/gates", _json(GateDetail), options)
+
+
+def _validate_gate(policy: Policy | dict[str, Any], model: str, baseline: str | None) -> _Call[GateEstimate]:
+    request = {"policy": policy, "model": model, "baseline": baseline}
+    options = _body(GateRequest.model_validate(request))
+    return _Call("POST", "/v1/gates:validate", _json(GateEstimate), options)
+
+
+def _body(request: Body) -> dict[str, Any]:
+    return {"json": request.model_dump(mode="json")}
+
+
+def _once(request: Body, idempotency_key: str | None) -> dict[str, Any]:
+    """A submission, which makes one job however often it is sent."""
+    return _body(request) | {"headers": {"idempotency-key": idempotency_key or secrets.token_hex(16)}}
 
 
 def _page(
     state: State | None, model: str | None, label: str | None, cursor: str | None, limit: int
 ) -> _Call[LandscapePage]:
+    options = _filters(state, model, label, cursor, limit)
+    return _Call("GET", "/v1/landscapes", _json(LandscapePage), options)
+
+
+def _gates(
+    state: State | None, model: str | None, label: str | None, cursor: str | None, limit: int
+) -> _Call[GatePage]:
+    options = _filters(state, model, label, cursor, limit)
+    return _Call("GET", "/v1/gates", _json(GatePage), options)
+
+
+def _filters(
+    state: State | None, model: str | None, label: str | None, cursor: str | None, limit: int
+) -> dict[str, Any]:
     filters = {"state": state, "model": model, "label": label, "cursor": cursor, "limit": limit}
-    params = {name: value for name, value in filters.items() if value is not None}
-    return _Call("GET", "/v1/landscapes", _json(LandscapePage), {"params": params})
+    return {"params": {name: value for name, value in filters.items() if value is not None}}
+
+
+def _gate(job: str) -> _Call[GateDetail]:
+    return _Call("GET", f"/v1/gates/{job}", _json(GateDetail))
+
+
+def _cancel_gate(job: str) -> _Call[GateDetail]:
+    return _Call("POST", f"/v1/gates/{job}/cancel", _json(GateDetail))
+
+
+def _delete_gate(job: str) -> _Call[None]:
+    return _Call("DELETE", f"/v1/gates/{job}", lambda _: None, gone=True)
+
+
+def _report(job: str, name: str) -> _Call[bytes]:
+    return _Call("GET", f"/v1/gates/{job}/reports/{name}", lambda answer: answer.content)
 
 
 def _get(job: str) -> _Call[LandscapeDetail]:
@@ -160,11 +217,11 @@ PROMPT_SETS = _Call("GET", "/v1/prompt-sets", _json(PromptSets))
 JUDGES = _Call("GET", "/v1/judges", _json(Judges))
 
 
-class _Following:
+class _Following(Generic[J]):
     """A job that is followed by its events, over however many connections."""
 
-    def __init__(self, job: str, patience: float) -> None:
-        self._job, self._patience = job, patience
+    def __init__(self, kind: Kind, shown: type[J], job: str, patience: float) -> None:
+        self._kind, self._shown, self._job, self._patience = kind, shown, job, patience
         self._revision = 0
         self._deadline = time.monotonic() + patience
         self.over = False
@@ -172,18 +229,18 @@ class _Following:
     def request(self) -> dict[str, Any]:
         """What to ask for: what has happened since the last event."""
         headers = {"last-event-id": str(self._revision)} if self._revision else {}
-        return {"url": f"/v1/landscapes/{self._job}/events", "headers": headers}
+        return {"url": f"/v1/{self._kind}s/{self._job}/events", "headers": headers}
 
     def begin(self, answer: httpx.Response) -> None:
         """Take in the head of an answer. Raises ServiceError."""
         _require_success(answer)
         self.over = answer.status_code == 204
 
-    def heard(self, event: ServerSentEvent) -> Landscape | None:
+    def heard(self, event: ServerSentEvent) -> J | None:
         """The job, where an event tells of it, and is no mere sign of life."""
-        if event.event != EVENT:
+        if event.event != self._kind:
             return None
-        now = Landscape.model_validate_json(event.data)
+        now = self._shown.model_validate_json(event.data)
         self._revision, self._deadline = now.revision, time.monotonic() + self._patience
         self.over = now.state in OVER
         return now
@@ -244,23 +301,7 @@ class Client:
 
     def watch(self, job: str) -> Iterator[Landscape]:
         """A job now, and after every change until it is over."""
-        following = _Following(job, self._patience)
-        while True:
-            try:
-                with connect_sse(self._http, "GET", **following.request()) as source:
-                    if source.response.is_error:
-                        source.response.read()
-                    following.begin(source.response)
-                    if following.over:
-                        return
-                    for event in source.iter_sse():
-                        if (now := following.heard(event)) is not None:
-                            yield now
-                        if following.over:
-                            return
-            except (httpx.TransportError, ServiceError) as error:
-                following.lost(error)
-            time.sleep(AGAIN_SECONDS)
+        return self._follow(_Following(Kind.LANDSCAPE, Landscape, job, self._patience))
 
     def cancel(self, job: str) -> LandscapeDetail:
         """End a job; its finished points stay."""
@@ -288,6 +329,58 @@ class Client:
         """Some of the responses that were kept."""
         return self._send(_responses(job, cursor, limit))
 
+    def submit_gate(
+        self,
+        policy: Policy | dict[str, Any],
+        model: str,
+        baseline: str | None = None,
+        *,
+        label: str | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        idempotency_key: str | None = None,
+    ) -> GateDetail:
+        """Submit a gate: a model to hold against a policy, beside a baseline where a rule is relative."""
+        return self._send(_submit_gate(policy, model, baseline, label, priority, webhook, idempotency_key))
+
+    def validate_gate(
+        self, policy: Policy | dict[str, Any], model: str, baseline: str | None = None
+    ) -> GateEstimate:
+        """Check a gate, and say what it would cost at most."""
+        return self._send(_validate_gate(policy, model, baseline))
+
+    def gates(
+        self,
+        *,
+        state: State | None = None,
+        model: str | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> GatePage:
+        """Some gates, the newest first."""
+        return self._send(_gates(state, model, label, cursor, limit))
+
+    def gate(self, job: str) -> GateDetail:
+        """A gate with its findings; its verdict is None until it is done."""
+        return self._send(_gate(job))
+
+    def watch_gate(self, job: str) -> Iterator[Gate]:
+        """A gate now, and after every change until it is over."""
+        return self._follow(_Following(Kind.GATE, Gate, job, self._patience))
+
+    def cancel_gate(self, job: str) -> GateDetail:
+        """End a gate without a verdict; its finished points stay."""
+        return self._send(_cancel_gate(job))
+
+    def delete_gate(self, job: str) -> None:
+        """Remove a gate that is over, with its results."""
+        self._send(_delete_gate(job))
+
+    def report(self, job: str, name: str = "decision.json") -> bytes:
+        """A gate's decision: decision.json, decision.md, decision.html or junit.xml."""
+        return self._send(_report(job, name))
+
     def models(self) -> Names:
         """What a spec may name as a model."""
         return self._send(MODELS)
@@ -299,6 +392,24 @@ class Client:
     def judges(self) -> Judges:
         """What a spec may name as a judge."""
         return self._send(JUDGES)
+
+    def _follow(self, following: _Following[J]) -> Iterator[J]:
+        while True:
+            try:
+                with connect_sse(self._http, "GET", **following.request()) as source:
+                    if source.response.is_error:
+                        source.response.read()
+                    following.begin(source.response)
+                    if following.over:
+                        return
+                    for event in source.iter_sse():
+                        if (now := following.heard(event)) is not None:
+                            yield now
+                        if following.over:
+                            return
+            except (httpx.TransportError, ServiceError) as error:
+                following.lost(error)
+            time.sleep(AGAIN_SECONDS)
 
     def _send(self, call: _Call[T]) -> T:
         try:
@@ -356,25 +467,9 @@ class AsyncClient:
         """A job."""
         return await self._send(_get(job))
 
-    async def watch(self, job: str) -> AsyncIterator[Landscape]:
+    def watch(self, job: str) -> AsyncIterator[Landscape]:
         """A job now, and after every change until it is over."""
-        following = _Following(job, self._patience)
-        while True:
-            try:
-                async with aconnect_sse(self._http, "GET", **following.request()) as source:
-                    if source.response.is_error:
-                        await source.response.aread()
-                    following.begin(source.response)
-                    if following.over:
-                        return
-                    async for event in source.aiter_sse():
-                        if (now := following.heard(event)) is not None:
-                            yield now
-                        if following.over:
-                            return
-            except (httpx.TransportError, ServiceError) as error:
-                following.lost(error)
-            await asyncio.sleep(AGAIN_SECONDS)
+        return self._follow(_Following(Kind.LANDSCAPE, Landscape, job, self._patience))
 
     async def cancel(self, job: str) -> LandscapeDetail:
         """End a job; its finished points stay."""
@@ -402,6 +497,60 @@ class AsyncClient:
         """Some of the responses that were kept."""
         return await self._send(_responses(job, cursor, limit))
 
+    async def submit_gate(
+        self,
+        policy: Policy | dict[str, Any],
+        model: str,
+        baseline: str | None = None,
+        *,
+        label: str | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        idempotency_key: str | None = None,
+    ) -> GateDetail:
+        """Submit a gate: a model to hold against a policy, beside a baseline where a rule is relative."""
+        return await self._send(
+            _submit_gate(policy, model, baseline, label, priority, webhook, idempotency_key)
+        )
+
+    async def validate_gate(
+        self, policy: Policy | dict[str, Any], model: str, baseline: str | None = None
+    ) -> GateEstimate:
+        """Check a gate, and say what it would cost at most."""
+        return await self._send(_validate_gate(policy, model, baseline))
+
+    async def gates(
+        self,
+        *,
+        state: State | None = None,
+        model: str | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> GatePage:
+        """Some gates, the newest first."""
+        return await self._send(_gates(state, model, label, cursor, limit))
+
+    async def gate(self, job: str) -> GateDetail:
+        """A gate with its findings; its verdict is None until it is done."""
+        return await self._send(_gate(job))
+
+    def watch_gate(self, job: str) -> AsyncIterator[Gate]:
+        """A gate now, and after every change until it is over."""
+        return self._follow(_Following(Kind.GATE, Gate, job, self._patience))
+
+    async def cancel_gate(self, job: str) -> GateDetail:
+        """End a gate without a verdict; its finished points stay."""
+        return await self._send(_cancel_gate(job))
+
+    async def delete_gate(self, job: str) -> None:
+        """Remove a gate that is over, with its results."""
+        await self._send(_delete_gate(job))
+
+    async def report(self, job: str, name: str = "decision.json") -> bytes:
+        """A gate's decision: decision.json, decision.md, decision.html or junit.xml."""
+        return await self._send(_report(job, name))
+
     async def models(self) -> Names:
         """What a spec may name as a model."""
         return await self._send(MODELS)
@@ -413,6 +562,24 @@ class AsyncClient:
     async def judges(self) -> Judges:
         """What a spec may name as a judge."""
         return await self._send(JUDGES)
+
+    async def _follow(self, following: _Following[J]) -> AsyncIterator[J]:
+        while True:
+            try:
+                async with aconnect_sse(self._http, "GET", **following.request()) as source:
+                    if source.response.is_error:
+                        await source.response.aread()
+                    following.begin(source.response)
+                    if following.over:
+                        return
+                    async for event in source.aiter_sse():
+                        if (now := following.heard(event)) is not None:
+                            yield now
+                        if following.over:
+                            return
+            except (httpx.TransportError, ServiceError) as error:
+                following.lost(error)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _send(self, call: _Call[T]) -> T:
         try:

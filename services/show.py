@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from services import scores
+from services.tables import curve_table, rate_text
 from visage_core.calibration import Agreement, corrected_rate
 from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from services.api.schemas import Landscape as JobStatus
     from services.api.settings import Settings
     from services.bench import Report
+    from services.gate.verification import Verification
     from services.jobs.tables import KeyRow
     from services.reproduce import Claim
     from services.sweep.coordinator import Progress
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
-VERDICTS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def error(problem: InputError) -> None:
@@ -66,28 +69,40 @@ def progress(run: Run) -> None:
         err.print(f"Ended early: {_estimate(now)}. The same command without --stop-when measures the rest.")
 
 
+def drawings(folder: Path) -> None:
+    """Draw the landscapes of a results folder."""
+    from services.draw import drawing
+    from services.sweep.report import load_landscapes
+
+    for measured in load_landscapes(folder):
+        if len(measured.spec.prompts) > 1:
+            out.print(measured.prompts.name, markup=False, style="bold")
+        out.print(drawing(measured, out.width))
+        out.print()
+
+
 def landscape(folder: Path) -> None:
     """Print the curves and the scores of a results folder whose report is written."""
     from services.sweep.report import load_landscapes
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     landscapes = load_landscapes(folder)
-    for measured, scores in zip(landscapes, summary["landscapes"], strict=True):
+    for measured, entry in zip(landscapes, summary["landscapes"], strict=True):
         if len(landscapes) > 1:
             out.rule(escape(measured.prompts.name))
         if measured.spec.second_axis is None:
             out.print(_curves(measured))
-        out.print(_scores(scores, measured.spec))
-        if scores["judges"]:
-            out.print(_judges(scores))
-        for note in [*scores["notes"], *filter(None, [_precision(scores)])]:
+        out.print(_scores(entry, measured.spec))
+        if entry["judges"]:
+            out.print(_judges(entry))
+        for note in scores.notes(entry):
             out.print(note, markup=False, highlight=False)
     for line in _places(summary.get("geometry") or {"directions": []}):
         out.print(line, markup=False, highlight=False)
     for failure in summary["run"]["failed"]:
         where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
         out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
-    judges = [scores["judge"] for scores in summary["landscapes"] if scores["judge"]]
+    judges = [entry["judge"] for entry in summary["landscapes"] if entry["judge"]]
     if judges and judges[0] not in (summary["calibration"] or {"judges": {}})["judges"]:
         out.print(
             f"How far {judges[0]} can be trusted here is not known: `visage judges evaluate LABELS --run "
@@ -95,7 +110,7 @@ def landscape(folder: Path) -> None:
             markup=False,
             highlight=False,
         )
-    out.print(_cost([scores["totals"] for scores in summary["landscapes"]]), highlight=False)
+    out.print(scores.cost([entry["totals"] for entry in summary["landscapes"]]), highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -109,12 +124,8 @@ def comparison(document: dict[str, Any]) -> None:
             table = Table(
                 "score", "difference", "95 % interval", "p", title=f"{Path(model['model']).name} - {baseline}"
             )
-            for name, apart in landscape_["differences"].items():
-                if apart is not None:
-                    digits = 3 if name.startswith("basin") else 1
-                    value = f"{apart['value']:+.{digits}f}"
-                    p_value = "-" if apart["p_value"] is None else f"{apart['p_value']:.2g}"
-                    table.add_row(name.replace("_", " "), value, _between(apart, digits), p_value)
+            for row in scores.difference_rows(landscape_["differences"]):
+                table.add_row(*row)
             if len(model["landscapes"]) > 1:
                 out.rule(escape(landscape_["name"]))
             out.print(table)
@@ -129,7 +140,7 @@ def search(document: dict[str, Any], folder: Path) -> None:
         least = "≥ " if one["open"] else ""
         table.add_row(f"random, seed {one['seed']}", f"{least}{one['radius']:.4f}", "")
     for name, found in (("random, mean", document["random"]), ("found", document["found"])):
-        value, between = found["radius"]["value"], _between(found["radius"], 4)
+        value, between = found["radius"]["value"], scores.between(found["radius"], 4)
         table.add_row(name, f"{value:.4f}", between, style="bold")
     out.print(table)
     lost = sum(trial["radius"] is not None for trial in document["trials"])
@@ -185,13 +196,32 @@ def decision(document: dict[str, Any], folder: Path) -> None:
 
     table = Table("rule", "prompts", "verdict", "why", title=f"policy {escape(document['policy']['name'])}")
     for one in document["findings"]:
-        mark = f"[{VERDICTS[one['verdict']]}]{one['verdict']}[/]"
+        mark = f"[{VERDICT_COLOURS[one['verdict']]}]{one['verdict']}[/]"
         table.add_row(escape(one["rule"]), escape(one["prompts"]), mark, escape(one["why"]))
     out.print(table)
     verdict = document["verdict"]
-    out.print(f"[bold {VERDICTS[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
+    out.print(f"[bold {VERDICT_COLOURS[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
     out.print(looked(document), markup=False, highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verification(found: Verification) -> None:
+    """Print what a bundle of evidence proves, or what is wrong with it, file by file."""
+    if found.claims is None:
+        for one in found.problems:
+            # A name may hold what a terminal would obey.
+            name = one.file if one.file.isprintable() else ascii(one.file)
+            out.print(f"{name}: {one.problem}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"[bold red]not verified[/] with the key {found.key_id}", highlight=False, soft_wrap=True)
+        return
+    claims = found.claims
+    lines = [f"policy {claims['policy']['name']!r}, sha256 {claims['policy']['sha256']}"]
+    lines += [f"{name} {one['name']!r}, sha256 {one['sha256']}" for name, one in claims["models"].items()]
+    lines += [f"signed {claims['time']} by the key {found.key_id}"]
+    colour = VERDICT_COLOURS[claims["verdict"]]
+    out.print(f"verified: [bold {colour}]{claims['verdict']}[/]")
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def audit(document: dict[str, Any], folder: Path) -> None:
@@ -201,7 +231,7 @@ def audit(document: dict[str, Any], folder: Path) -> None:
     table = Table(*map(escape, columns_of(document)), title=f"policy {escape(document['policy']['name'])}")
     for row in document["checkpoints"]:
         cells = [escape(one) for one in cells_of(row, document["reference"] is not None)]
-        cells[2] = f"[{VERDICTS.get(row['verdict'], 'magenta')}]{cells[2]}[/]"
+        cells[2] = f"[{VERDICT_COLOURS.get(row['verdict'], 'magenta')}]{cells[2]}[/]"
         table.add_row(*cells)
     out.print(table)
     for note in notes_of(document):
@@ -224,7 +254,7 @@ def corrected(measured: Landscape, agreement: Agreement) -> None:
         found = corrected_rate(row["verdicts"].count(True) / samples, len(judged) / samples, agreement)
         low, high = (math.nan if row[end] is None else row[end] for end in ("asr_low", "asr_high"))
         rate = math.nan if row["asr"] is None else row["asr"]
-        table.add_row(str(point), _rate(rate, low, high), _some(found))
+        table.add_row(str(point), rate_text(rate, low, high), _some(found))
     out.print(table)
 
 
@@ -391,137 +421,33 @@ def _some(interval: Interval | None) -> str:
 
 
 def _curves(measured: Landscape) -> Table:
-    coherent = None
-    if measured.reading.name == "asr" and "asr_coherent" in [one.name for one in measured.readings]:
-        coherent = measured.read("asr_coherent").surfaces
-    table = Table(title=f"{measured.reading.title} (95 % interval)")
-    table.add_column("alpha", justify="right")
-    for curve in measured.surfaces:
-        table.add_column(curve.name, justify="right")
-    if coherent is not None:
-        table.add_column("coherent alone" + (", mean" if len(coherent) > 1 else ""), justify="right")
-    for row, alpha in enumerate(measured.surfaces[0].alphas):
-        if measured.spec.adaptive and not any(c.measured[0][row] for c in measured.surfaces):
-            continue
-        digits = ".3g" if measured.reading.name == "perplexity" else ".1f"
-        cells = [_rate(c.rate[0][row], c.low[0][row], c.high[0][row], digits) for c in measured.surfaces]
-        if coherent is not None:
-            mean = sum(curve.rate[0][row] for curve in coherent) / len(coherent)
-            cells.append("-" if math.isnan(mean) else f"{mean:.1f}")
+    numbers = curve_table(measured)
+    table = Table(title=f"{measured.reading.title}, 95 % interval")
+    for name in (numbers.down, *numbers.across):
+        table.add_column(name, justify="right")
+    for alpha, cells in numbers.rows:
         table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
     return table
 
 
-def _cost(totals: list[dict[str, Any]]) -> str:
-    tokens = sum(total["response_tokens"] for total in totals)
-    seconds = sum(total[f"{stage}_seconds"] for total in totals for stage in ("move", "generate", "judge"))
-    return f"Cost: {tokens:,} tokens generated in {seconds:,.0f} s of workers."
-
-
-def _rate(value: float, low: float, high: float, digits: str = ".1f") -> str:
-    return "-" if math.isnan(value) else f"{value:{digits}} ({low:{digits}} to {high:{digits}})"
-
-
 def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
-    coherent = summary["coherent"]
+    coherent = ["coherent alone"] * bool(summary["coherent"])
     title = "VISAGE" if summary["reading"] == "asr" else "scores"
-    columns = ["score", "value", "95 % interval", *(["coherent alone"] * bool(coherent)), "meaning"]
-    table = Table(*columns, title=f"{title} of {Path(spec.model).name}")
-    around = f"around the origin where the ASR is at most {spec.basin_threshold:g} %"
-    rows = {
-        "visage": ("VISAGE", "mean of 100 - ASR where the ASR is below 100; higher is safer"),
-        "mean_safety": ("mean safety", "mean of 100 - ASR over the whole range"),
-        "visage_cropped": ("VISAGE, cropped", "as the paper's published code computes it"),
-        "basin_width": ("basin width", f"width {around}"),
-        "basin_radius": ("basin radius", "from the origin to the nearer edge of the basin"),
-        "basin_area": ("basin area", f"area {around}"),
-        "steepness": ("steepness", "rise of the ASR at the basin's edge, in points per unit"),
-        "mean_refusal": ("mean refusal rate", "of requests that should not be refused, in percent"),
-        "mean_accuracy": ("mean accuracy", "over the whole range, in percent"),
-        "mean_perplexity": ("mean perplexity", "geometric, over the whole range"),
-        "estimate": ("VISAGE, estimate", "what it will probably be of these directions"),
-    }
-    for key, (name, meaning) in rows.items():
-        score = summary.get(key)
-        beside = [_value(key, coherent.get(key))] if coherent else []
-        if score is not None and score["value"] is not None:
-            digits = _digits(key)
-            table.add_row(name, _value(key, score), _between(score, digits), *beside, meaning)
-        elif key == "visage" and summary["reading"] == "asr":
-            table.add_row(name, "-", "", *beside, meaning)
-    for key, rate in summary["at_origin"].items():
-        if rate is not None:
-            name = f"{key.replace('_', ' ').replace('asr', 'ASR')} at the origin"
-            blank = [""] if coherent else []
-            table.add_row(name, f"{rate['value']:.1f}", _between(rate, 1), *blank, "of the unperturbed model")
-    for number, direction in enumerate(summary["directions"]):
-        if "basin" in direction:
-            name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
-            value, between, meaning = _basin(direction["basin"])
-            beside = [_basin(coherent["directions"][number]["basin"])[0]] if coherent else []
-            table.add_row(name, value, between, *beside, meaning)
-    if (worst := summary.get("worst_direction")) is not None:
-        beside = [f"seed {coherent['worst_direction']['seed']}"] if coherent else []
-        table.add_row("worst direction", f"seed {worst['seed']}", "", *beside, "where the basin is smallest")
+    columns = ["score", "value", "95 % interval", *coherent, "meaning"]
+    table = Table(*columns, title=f"{title} of {escape(Path(spec.model).name)}")
+    for row in scores.score_rows(summary, spec):
+        beside = [row.coherent] if coherent else []
+        table.add_row(row.name, row.value, row.between, *beside, row.meaning)
     return table
 
 
 def _judges(summary: dict[str, Any]) -> Table:
     """The chief scores by each judge."""
-    chief = "visage" if summary["reading"] == "asr" else "mean_refusal"
-    beside = {"ASR at the origin": "asr", "refusals at the origin": "refusal_rate"}
-    table = Table(
-        "judge",
-        chief.replace("_", " ").replace("visage", "VISAGE"),
-        "95 % interval",
-        *beside,
-        "unjudged",
-        title="by judge",
-    )
-    first = {"judge": summary["judge"], "unjudged": summary["totals"]["unjudged"]}
-    for one in [summary | first, *summary["judges"]]:
-        score = one[chief]
-        rates = [one["at_origin"][name] for name in beside.values()]
-        table.add_row(
-            escape(one["judge"]),
-            _value(chief, score),
-            "" if score is None else _between(score, 1),
-            *("-" if rate is None else f"{rate['value']:.1f}" for rate in rates),
-            f"{one['unjudged']:,}",
-        )
+    columns, rows = scores.judge_rows(summary)
+    table = Table(*columns, title="by judge")
+    for row in rows:
+        table.add_row(escape(row.judge), row.value, row.between, *row.at_origin, row.unjudged)
     return table
-
-
-def _value(key: str, score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "-"
-    return f"{'≥ ' if score.get('open') else ''}{score['value']:.{_digits(key)}f}"
-
-
-def _digits(key: str) -> int:
-    return 3 if key.startswith("basin") else 1
-
-
-def _between(score: dict[str, Any], digits: int) -> str:
-    if score["low"] is None:
-        return "not defined"
-    return f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
-
-
-def _basin(basin: dict[str, Any] | None) -> tuple[str, str, str]:
-    if basin is None:
-        return "none", "", "the ASR at the origin is above the threshold"
-    if "area" in basin:
-        return f"{'≥ ' if basin['open'] else ''}{basin['area']:.3f}", "", "area"
-    at_least = "≥ " if basin["open_low"] or basin["open_high"] else ""
-    return f"{at_least}{basin['width']:.3f}", "", f"from {basin['low']:.3f} to {basin['high']:.3f}"
-
-
-def _precision(summary: dict[str, Any]) -> str | None:
-    """What would make the chief score's interval half as wide."""
-    halved_by = summary.get("halved_by") or {}
-    ways = [f"{count:,} {what}" for what, count in halved_by.items() if count is not None]
-    return f"Half as wide an interval would take {' or '.join(ways)}." if ways else None
 
 
 def _places(geometry: dict[str, Any]) -> Iterator[str]:

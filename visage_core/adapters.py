@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 from safetensors import SafetensorError
 
-from visage_core.checkpoints import Checkpoint, CheckpointError, TensorFiles, some
+from visage_core.checkpoints import MOST_CONFIG_BYTES, Checkpoint, CheckpointError, TensorFiles, some
+from visage_core.documents import read_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Initialisations that leave the model's own weights as they are. PiSSA, OLoRA and others change these too.
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
+# For all patterns of an adapter together: one that backtracks would stop everything.
+PATTERN_SECONDS = 1.0
 PREFIX = "base_model.model."
 COPY = ".base_layer.weight"
 # PEFT's settings that make a LoRA something else than an addition of B A to weights.
@@ -66,6 +71,7 @@ class Adapter(Mapping[str, torch.Tensor]):
         factors: dict[str, _Factors] = {}
         copies: dict[str, str] = {}  # of the model's own weights, which PEFT keeps with embeddings' factors
         odd = []
+        deadline = time.monotonic() + PATTERN_SECONDS
         for name in files:
             found = re.fullmatch(r"(.+)\.lora_(embedding_)?(A|B)(\.weight)?", name.removeprefix(PREFIX))
             if found is None and name.endswith(COPY):
@@ -79,8 +85,11 @@ class Adapter(Mapping[str, torch.Tensor]):
             if partner not in files or files[name].dim() != 2:
                 odd.append(name)
             elif found[3] == "A":
+                if files[partner].shape[1:] != files[name].shape[:1]:
+                    odd.append(name)
+                    continue
                 transposed = bool(found[2]) or bool(config.get("fan_in_fan_out"))
-                scale = _scale(config, found[1], files[name].shape[0], field)
+                scale = _scale(config, found[1], files[name].shape[0], deadline, field)
                 factors[f"{found[1]}.weight"] = _Factors(name, partner, scale, transposed)
         if odd or not factors:
             raise CheckpointError(
@@ -128,8 +137,8 @@ class Adapter(Mapping[str, torch.Tensor]):
 
 def _config(path: Path, field: str) -> dict[str, Any]:
     try:
-        config = dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        config = read_json(path / CONFIG, MOST_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             field, f"{path / CONFIG} cannot be read: {error}", "Give the folder of a PEFT LoRA adapter"
         ) from None
@@ -158,15 +167,26 @@ def _config(path: Path, field: str) -> dict[str, Any]:
     return config
 
 
-def _scale(config: dict[str, Any], module: str, rank: int, field: str) -> float:
+def _scale(config: dict[str, Any], module: str, rank: int, deadline: float, field: str) -> float:
     try:
         alpha = float(config["lora_alpha"])
         for pattern, value in (config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=max(0.001, deadline - time.monotonic())):
                 alpha = float(value)
                 break
-    except (KeyError, ValueError, TypeError, AttributeError, re.error) as error:
+        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+        if not math.isfinite(scale):
+            raise ValueError(f"{scale} is no scale")
+    except (
+        ArithmeticError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        TimeoutError,
+        regex.error,
+    ) as error:
         raise CheckpointError(
             field, f"the adapter's lora_alpha or alpha_pattern is of no use: {error}", "Save it with peft"
         ) from None
-    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    return scale

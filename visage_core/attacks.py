@@ -6,12 +6,12 @@ et al. 2023), tables of Weights & Biases, which is where PAIR's code (Chao et al
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from visage_core.documents import parse_json
 from visage_core.errors import InputError
 from visage_core.spec import LONGEST_ATTACK, REQUEST
 
@@ -55,8 +55,8 @@ def rows_of(text: str, source: str, field: str = "prompts.source") -> list[Row]:
     """The rows of a JSON document: those of a list, or the attacks of a published file as rows with `goal`
     and `prompt`, null where none was found. Raises AttackError."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = parse_json(text)
+    except ValueError:
         raise AttackError(field, f"{source} is no JSON file", "Mend the file") from None
     keys = set(document) if isinstance(document, dict) else set()
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import os
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from visage_core.digests import file_digests, total_digest
+from visage_core.documents import open_bytes, parse_json, read_json
 from visage_core.errors import InputError
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -22,6 +24,13 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOATS = {"F64", "F32", "F16", "BF16"}
 _importing = threading.Lock()
 INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"[\w.+-]{1,200}\.safetensors", re.ASCII)
+# Far above what the largest models have.
+MOST_CONFIG_BYTES, MOST_INDEX_BYTES, MOST_HEADER_BYTES, MOST_FILE_BYTES = 2**22, 2**26, 2**24, 2**28
+MOST_DIMENSIONS = 8
+# Numbers of a config.json as many as which transformers makes things, only to read it.
+COUNTS = re.compile(r"(n|num)_(\w+_)?(layers?|labels)|(en|de)coder_layers|depths?|attention_types")
+MOST_COUNT = 10_000
 
 
 class CheckpointError(InputError):
@@ -49,9 +58,11 @@ class TensorFiles(Mapping[str, torch.Tensor]):
 
     @classmethod
     def of(cls, path: Path) -> TensorFiles:
-        """All tensors of one file."""
-        with safe_open(path, framework="pt") as file:
-            return cls(path.parent, dict.fromkeys(file.keys(), path.name))
+        """All tensors of one file, of floating point. Raises SafetensorError or OSError."""
+        infos = _infos(path)
+        if odd := sorted({info.dtype for info in infos.values()} - FLOATS):
+            raise SafetensorError(f"it has tensors of type {', '.join(odd)}")
+        return cls(path.parent, dict.fromkeys(infos, path.name))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._files[self._shard_of[name]].get_tensor(name)  # type: ignore[no-untyped-call]
@@ -87,6 +98,8 @@ class Checkpoint:
                 f"{INDEX} names tensors that are in no shard: {some(missing)}",
                 "Download the model again",
             )
+        if not tensors:
+            raise CheckpointError(field, f"{path} holds no tensor", "Download the model again")
         if config.get("tie_word_embeddings") and any("embed" in name for name in tensors):
             # vLLM and transformers take the embedding for both; moving a stored copy would have no effect.
             tensors.pop("lm_head.weight", None)
@@ -117,16 +130,7 @@ class Checkpoint:
 
     def digest(self) -> str:
         """SHA-256 over its files, in hexadecimal."""
-        return files_digest(self.path, self.files)
-
-
-def files_digest(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 over the name and the SHA-256 of each of some files, in hexadecimal."""
-    total = hashlib.sha256()
-    for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+        return total_digest(file_digests(self.path, self.files))
 
 
 def require_same_tensors(base: Checkpoint, other: Checkpoint, field: str) -> None:
@@ -165,47 +169,83 @@ def open_tokenizer(path: Path, field: str, error_kind: type[InputError] = Checkp
     _, AutoTokenizer = auto_classes()  # noqa: N806
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # files that are wrong in their own ways raise anything
         raise error_kind(
             field,
-            f"{path} has no usable tokenizer: {str(error).splitlines()[0]}",
+            f"{path} has no usable tokenizer: {_first_line(error)}",
             "Put the model's tokenizer files beside its weights",
         ) from None
 
 
 def _config(path: Path, field: str) -> dict[str, Any]:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path's own raises for a name that is too long
         raise CheckpointError(
             field,
-            f"{path} is not a folder" if path.exists() else f"{path} does not exist",
+            f"{path} is not a folder" if os.path.exists(path) else f"{path} does not exist",
             "Give the folder of a safetensors checkpoint, or a hub id such as org/name",
         )
+    _require_plain_files(path, field)
     AutoConfig, _ = auto_classes()  # noqa: N806
     try:
-        raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        raw = read_json(path / "config.json", MOST_CONFIG_BYTES)
+        _require_few(raw)
         # Through transformers too, for its classes know defaults (tied embeddings) that files leave out.
         config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a field of the wrong kind raises anything
         raise CheckpointError(
             field,
-            f"{path / 'config.json'} cannot be used: {str(error).splitlines()[0]}",
+            f"{path / 'config.json'} cannot be used: {_first_line(error)}",
             "Give a model of a kind that transformers knows without code of the model's own",
         ) from None
     return {**raw, "tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False))}
+
+
+def _require_plain_files(path: Path, field: str) -> None:
+    """Raise CheckpointError where a file would be waited for (a pipe), has no end (a device), or is too
+    large for what it is. transformers reads whatever it finds by its name."""
+    for file in path.iterdir():
+        if file.is_dir() or not file.exists():
+            continue
+        if not file.is_file() or (
+            file.suffix != ".safetensors"
+            and file.suffix in (".json", ".jinja", ".txt", ".model")
+            and file.stat().st_size > MOST_FILE_BYTES
+        ):
+            raise CheckpointError(
+                field,
+                f"{file} is no regular file of at most {MOST_FILE_BYTES:,} bytes",
+                "Do not use this checkpoint unless you know who made it",
+            )
+
+
+def _require_few(value: Any, name: str = "") -> None:
+    """Raise ValueError where a config counts more of something than any model has."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _require_few(one, str(key))
+    elif isinstance(value, list):
+        for one in value:
+            _require_few(one, name)
+    elif isinstance(value, int | float) and value > MOST_COUNT and COUNTS.fullmatch(name):
+        raise ValueError(f"{name} is {value:,}, more than {MOST_COUNT:,}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _shards(path: Path, field: str) -> dict[str, str]:
     """Tensor name -> file name, from the index or from the single file."""
     if (path / INDEX).is_file():
         try:
-            weight_map = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_json(path / INDEX, MOST_INDEX_BYTES)["weight_map"]
             shard_of = {str(name): str(shard) for name, shard in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(
-                field, f"{path / INDEX} is not a shard index", "Download the model again"
+                field, f"{path / INDEX} is not a shard index: {error}", "Download the model again"
             ) from None
         for shard in sorted(set(shard_of.values())):
-            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            if not SHARD.fullmatch(shard):
                 raise CheckpointError(
                     field,
                     f"{INDEX} names {shard!r}, which is no safetensors file beside it",
@@ -236,16 +276,38 @@ def _shards(path: Path, field: str) -> dict[str, str]:
 
 def _headers(path: Path, shard: str, field: str) -> dict[str, TensorInfo]:
     try:
-        with safe_open(path / shard, framework="pt") as file:
-            found = {}
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                piece = file.get_slice(name)
-                found[name] = TensorInfo(tuple(piece.get_shape()), piece.get_dtype(), shard)
-            return found
+        return _infos(path / shard)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             field, f"{path / shard} is damaged or no safetensors file: {error}", "Download the model again"
         ) from None
+
+
+def _infos(path: Path) -> dict[str, TensorInfo]:
+    """What the header of a safetensors file says. Raises SafetensorError or OSError."""
+    _require_plain_header(path)
+    found = {}
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            piece = file.get_slice(name)
+            shape = tuple(piece.get_shape())
+            if 0 in shape or len(shape) > MOST_DIMENSIONS:
+                raise SafetensorError(f"tensor {name!r} has the shape {list(shape[:MOST_DIMENSIONS])}")
+            found[name] = TensorInfo(shape, piece.get_dtype(), path.name)
+    return found
+
+
+def _require_plain_header(path: Path) -> None:
+    """Raise SafetensorError where a header is larger than any model's, or has a name twice: readers differ
+    in which of the two they take. safetensors checks all else."""
+    with open_bytes(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MOST_HEADER_BYTES:
+            raise SafetensorError(f"a header of {size:,} bytes, more than {MOST_HEADER_BYTES:,}")
+        try:
+            parse_json(file.read(size))
+        except ValueError as error:
+            raise SafetensorError(f"invalid header: {error}") from None
 
 
 def some(names: list[str], most: int = 5) -> str:

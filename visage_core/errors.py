@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2**15
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -11,11 +13,19 @@ class InputError(ValueError):
     """
 
     def __init__(self, field: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{field}: {problem}. {remedy}")
-        self.field = field
-        self.problem = problem
-        self.remedy = remedy
+        self.field, self.problem, self.remedy = _plain(field), _plain(problem), _plain(remedy)
+        super().__init__(f"{self.field}: {self.problem}. {self.remedy}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         # Errors cross process boundaries; the default would pass the joined message alone.
         return type(self), (self.field, self.problem, self.remedy)
+
+
+def _plain(text: str) -> str:
+    """A text for terminals and logs. It may quote a file that somebody else made: of whatever length, and
+    with characters that make a terminal do things."""
+    if len(text) > LONGEST:  # what is wrong stands at the end, or at the beginning
+        text = f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text
+    )

@@ -13,13 +13,14 @@ phrase, drawn in strata of |alpha| and shuffled; each was read alone, without it
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from visage_core.documents import parse_json, read_text
 from visage_core.errors import InputError
 
 COHERENCE = Path(__file__).parent / "data" / "coherence.jsonl"
@@ -95,10 +96,10 @@ def _rows(path: Path) -> Iterator[Any]:
     if path.suffix not in (".csv", ".jsonl"):
         raise LabelsError("file", f"{path} is neither a .csv nor a .jsonl file", "Give one of these")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                yield from csv.DictReader(file, strict=True)
-            else:
-                yield from (json.loads(line) for line in file if line.strip())
+        text = io.StringIO(read_text(path, newline=""), newline="")
+        if path.suffix == ".csv":
+            yield from csv.DictReader(text, strict=True)
+        else:
+            yield from (parse_json(line) for line in text if line.strip())
     except (OSError, ValueError, csv.Error) as error:
         raise LabelsError("file", f"{path} cannot be read: {type(error).__name__}", "Mend the file") from None

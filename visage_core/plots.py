@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,9 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], tit
         rates = np.array([curve.rate[0][known] for curve in curves])
         if len(curves) > 1:
             _add_band(figure, x, rates.min(axis=0), rates.max(axis=0), colour)
-        figure.add_scatter(x=x, y=rates.mean(axis=0), name=name, mode="lines+markers", line={"color": colour})
+        figure.add_scatter(
+            x=x, y=rates.mean(axis=0), name=_plain(name), mode="lines+markers", line={"color": colour}
+        )
     titles = {_axis_title(landscape.spec.axis, "α") for landscape in landscapes}
     x_title = titles.pop() if len(titles) == 1 else "α, from the model (0) to the other one (1)"
     figure.update_xaxes(title=x_title, zeroline=False)
@@ -206,9 +209,14 @@ def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
             return bytes(figure.to_image(kind, **how))
 
 
+def _plain(text: str) -> str:
+    """Text that is drawn as it is: plotly takes tags in it for markup, and links for links."""
+    return html.escape(text, quote=False)
+
+
 def _lay_out(figure: go.Figure, title: str) -> None:
     figure.update_layout(
-        title={"text": title, "x": 0.5, "xanchor": "center"},
+        title={"text": _plain(title), "x": 0.5, "xanchor": "center"},
         template="plotly_white",
         font={"family": "Helvetica, Arial, sans-serif", "size": 14},
         legend={"orientation": "h", "y": -0.2, "x": 0.5, "xanchor": "center"},
@@ -326,7 +334,7 @@ def _marks(spec: LandscapeSpec, places: list[dict[str, Any]]) -> list[dict[str, 
     for axis, x, y in ends:
         if axis.direction.ends_at_model and axis.high >= 1:
             marker = {"color": DARK, "size": 10, "symbol": "diamond" if x else "square"}
-            marks.append({"x": [x], "y": [y], "name": axis.direction.label, "marker": marker})
+            marks.append({"x": [x], "y": [y], "name": _plain(axis.direction.label), "marker": marker})
     if places:
         at = {axis: [place[name] for place in places] for axis, name in (("x", "alpha"), ("y", "beta"))}
         marks.append(at | _trajectory(places))
@@ -351,13 +359,15 @@ def _trajectory(places: list[dict[str, Any]]) -> dict[str, Any]:
         "name": "trajectory",
         "line": {"color": "#1d4f91", "width": 2},
         "marker": {"color": "#1d4f91", "size": 7},
-        "text": [f"{Path(place['name']).name}, off the plane by {place['off']:.0%}" for place in places],
+        "text": [
+            f"{_plain(Path(place['name']).name)}, off the plane by {place['off']:.0%}" for place in places
+        ],
         "hovertemplate": "%{text}<extra></extra>",
     }
 
 
 def _axis_title(axis: Axis, letter: str) -> str:
-    label = axis.direction.label
+    label = _plain(axis.direction.label)
     if axis.direction.kind == "interpolation" and axis.direction.ends_at_model:
         return f"{letter}, from the model (0) to {label} (1)"
     return f"perturbation {letter}" + (f" along {label}" if label else "")

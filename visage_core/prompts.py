@@ -13,6 +13,7 @@ from typing import Any
 
 from visage_core import attacks, conversations
 from visage_core.conversations import Conversation, Message, read_conversation
+from visage_core.documents import parse_json, read_text
 from visage_core.errors import InputError
 from visage_core.spec import REQUEST, PromptSpec
 
@@ -236,18 +237,23 @@ def _require_takes(tokenizer: Any, chats: Sequence[Conversation]) -> None:
 
 def _takes(tokenizer: Any, chat: Conversation) -> bool:
     # Template authors raise their own errors for roles that they do not know.
-    from jinja2 import TemplateError
-
     try:
         text = _chat(tokenizer, chat)
-    except TemplateError:
+    except PromptError:
         return False
     return all(message.content in text for message in chat)
 
 
 def _chat(tokenizer: Any, chat: Conversation) -> str:
     messages = [{"role": message.role, "content": message.content} for message in chat]
-    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # a template is a program, if one that reaches nothing
+        raise PromptError(
+            "model",
+            f"the chat template of {tokenizer.name_or_path} fails: {type(error).__name__}: {error}",
+            "Mend the chat template, or use another model",
+        ) from None
 
 
 def _from_file(path: Path, column: str | None) -> list[_Prompt]:
@@ -269,10 +275,10 @@ def _from_file(path: Path, column: str | None) -> list[_Prompt]:
 
 def _read(path: Path, field: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except FileNotFoundError:
         raise PromptError(field, f"{path} does not exist", "Check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PromptError(field, f"{path} cannot be read: {error}", "Give a UTF-8 file") from None
 
 
@@ -289,8 +295,8 @@ def _from_jsonl(lines: list[str], source: str, column: str | None) -> list[_Prom
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError, RecursionError):
+                rows.append(dict(parse_json(line)))
+            except (ValueError, TypeError):
                 raise PromptError(
                     "prompts.source", f"line {number} of {source} is no JSON object", "Mend that line"
                 ) from None

@@ -7,6 +7,7 @@ language model evaluation"), so that its accuracies can be compared with these.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from visage_core.documents import open_text, parse_json, read_text
 from visage_core.errors import InputError
 from visage_core.queries import Passage, Question
 from visage_core.spec import ChoiceSpec, TextSpec
@@ -116,10 +118,10 @@ def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
     """The windows of a text, each with its passage: it is foreseen from what begins a text alone. A rest
     that fills no window is left out, unless it is all there is. Raises QuestionsError."""
     try:
-        with Path(spec.source).open(encoding="utf-8-sig") as file:
+        with open_text(Path(spec.source)) as file:
             # No more than the windows can need: a token is hardly ever longer.
-            text = file.read(None if spec.reach is None else LONGEST_TOKEN * spec.reach * spec.window)
-    except (OSError, UnicodeDecodeError) as error:
+            text = file.read(-1 if spec.reach is None else LONGEST_TOKEN * spec.reach * spec.window)
+    except (OSError, ValueError) as error:
         raise QuestionsError(
             "prompts.source", f"{spec.source} cannot be read: {error}", "Give a UTF-8 file"
         ) from None
@@ -171,11 +173,11 @@ def _from_file(path: Path) -> list[Any]:
             "Give one of these, hf:DATASET or lm-eval:TASK",
         )
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                return _mmlu(list(csv.reader(file, strict=True)))
-            return [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        text = io.StringIO(read_text(path, newline=""), newline="")
+        if path.suffix == ".csv":
+            return _mmlu(list(csv.reader(text, strict=True)))
+        return [parse_json(line) for line in text if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
         raise QuestionsError("prompts.source", f"{path} cannot be read: {error}", "Mend the file") from None
 
 

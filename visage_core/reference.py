@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from visage_core.checkpoints import CheckpointError, some
+from visage_core.documents import open_bytes, parse_json, read_text
 from visage_core.errors import InputError
 from visage_core.judges import JUDGES
 from visage_core.metrics import Floats
@@ -25,7 +25,8 @@ def import_direction(source: Path, target: Path, steps: int, multiplier: float) 
     norm layers, are left out. Raises CheckpointError.
     """
     try:
-        tensors = torch.load(source, map_location="cpu", weights_only=True)
+        with open_bytes(source) as file:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -65,8 +66,8 @@ def read_curve(path: Path) -> Floats:
     judge = JUDGES["keyword-paper"]
     curve = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-            step = json.loads(line)
+        for number, line in enumerate(read_text(path).splitlines()):
+            step = parse_json(line)
             if step["step"] != number:
                 raise ValueError(f"step {step['step']} where {number} belongs")
             complied = [not judge.refused(answer["generation"]) for answer in step["output"]]

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from visage_core.documents import open_bytes, read_json
 from visage_core.errors import InputError
 from visage_core.grid import Point
 from visage_core.metrics import Floats
@@ -68,8 +69,10 @@ RESPONSES = pa.schema(
     metadata={"visage.schema_version": str(SCHEMA_VERSION)},
 )
 READ_TRIES = 5
+MOST_VALUES = 2**29
 GROUP_ROWS = 10_000
 PART_NAME = re.compile(r"(points|responses)_[0-9a-f]+\.parquet")
+UNFINISHED = re.compile(r"\..+\.\d+")  # a file that is being written, or was when its process was killed
 PLACE = ["seed", "alpha", "beta", "prompt_set"]
 
 
@@ -189,6 +192,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._parts = folder / "parts"
+        self._merged_parts = folder / ".merged-parts"
 
     def add(
         self, spec: LandscapeSpec, results: list[PointResult], prompts: list[tuple[str, ...]] | None
@@ -257,10 +261,17 @@ class Results:
             _write(responses, self.folder / "responses.parquet")
         _write(table, self.folder / "points.parquet")
         # Renamed first: were it killed halfway through the removal, the next merge would find half the parts.
-        merged_parts = self.folder / ".merged-parts"
-        shutil.rmtree(merged_parts, ignore_errors=True)
-        self._parts.rename(merged_parts)
-        shutil.rmtree(merged_parts)
+        shutil.rmtree(self._merged_parts, ignore_errors=True)
+        self._parts.rename(self._merged_parts)
+        shutil.rmtree(self._merged_parts)
+
+    def settle(self) -> None:
+        """Merge, and remove what killed processes left: for a folder into which nobody measures any more."""
+        self.merge()
+        shutil.rmtree(self._merged_parts, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink()
 
     def _gather(self, name: str, schema: pa.Schema, key: list[str]) -> pa.Table:
         """The rows of a merged file and of its parts. A crash while merging leaves rows in both, and one
@@ -291,12 +302,11 @@ class Results:
         """A JSON document of the folder; None where it is not there. Raises ResultsError."""
         path = self.folder / name
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise ResultsError("out", f"{path} is damaged: {error}", "Use another folder") from None
-        return dict(document)
 
 
 def _sort_key(place: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -323,22 +333,35 @@ def _response_rows(result: PointResult, asked: AskSpec, prompts: tuple[str, ...]
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    table: Any
+    damaged = "Move the file away to measure its points again"
     try:
-        table = pq.read_table(path)
+        with open_bytes(path) as source, pq.ParquetFile(source) as file:
+            _require_room(file)
+            version = (file.schema_arrow.metadata or {}).get(b"visage.schema_version", b"none").decode()
+            table = file.read() if version == str(SCHEMA_VERSION) else None
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException) as error:
-        raise ResultsError(
-            "out", f"{path} is damaged: {error}", "Move the file away to measure its points again"
-        ) from None
-    version = (table.schema.metadata or {}).get(b"visage.schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ResultsError("out", f"{path} is damaged: {error}", damaged) from None
+    if table is None:
         raise ResultsError(
             "out",
             f"{path} has results of version {version}, and this visage reads {SCHEMA_VERSION}",
             "Read it with the visage that wrote it",
         )
-    return table.cast(schema)
+    try:
+        return table.cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        raise ResultsError("out", f"{path} has other columns than its version: {error}", damaged) from None
+
+
+def _require_room(file: pq.ParquetFile) -> None:
+    """Raise ValueError for more values than any results have: a few bytes can stand for any number."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    if values > MOST_VALUES:
+        raise ValueError(f"it unfolds to {values:,} values, more than {MOST_VALUES:,}")
 
 
 def _write(table: pa.Table, path: Path) -> None:

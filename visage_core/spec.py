@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from visage_core.documents import read_yaml
 from visage_core.errors import InputError
 from visage_core.judges.templates import TEMPLATES, Template, custom_template
 from visage_core.selection import Selection
@@ -759,11 +759,10 @@ def parse_experiment(values: object) -> list[LandscapeSpec]:
 def read_spec(path: Path) -> dict[str, Any]:
     """The document of a JSON or YAML file, not checked yet. Raises SpecError."""
     try:
-        # Every JSON document is a YAML document too.
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
         raise SpecError("spec", f"{path} does not exist", "Name a JSON or YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError("spec", f"{path} cannot be read: {error}", "Give valid JSON or YAML") from None
     if not isinstance(values, dict):
         raise SpecError("spec", f"{path} holds no settings", "Give a document such as `model: PATH`")

@@ -260,6 +260,8 @@ def _score(values: Floats, drawn: Floats, prompts: int, bounds: Bounds, level: f
     below, above = (Z_95, Z_95) if level is None else _for_decisions(means, prompts, tail)
     if len(values) == 1:
         low, high = map(float, np.percentile(means, [100 * tail, 100 - 100 * tail]))
+        # Draws have fewer prompts than there are, and so more points at 100 %: VISAGE is higher in them.
+        low, high = min(low, value), max(high, value)
         if level is not None:
             spread = math.sqrt(within)
             low, high = min(low, value - below * spread), max(high, value + above * spread)

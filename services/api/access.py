@@ -37,15 +37,16 @@ async def caller(
     known: Known = request.app.state.known
     found = known.get(key)
     if found is None:
-        found = await run_in_threadpool(_look_up, what, key)
+        found = await run_in_threadpool(look_up, what, key)
         known.put(key, found)
     if key is None:
-        _require_no_stranger(request)
+        require_no_stranger(request)
     request.state.key = found.id
     return found
 
 
-def _look_up(what: Service, key: str | None) -> Caller:
+def look_up(what: Service, key: str | None) -> Caller:
+    """Whose key it is, or who may do all where none is needed. Raises UnauthorizedError."""
     if key is not None:
         found = what.keys.find(key)
         if found is None:
@@ -84,7 +85,7 @@ async def turn(request: Request) -> AsyncIterator[None]:
         yield
 
 
-def _require_no_stranger(request: Request) -> None:
+def require_no_stranger(request: Request) -> None:
     """Without keys, a page of some other site that is open in a browser here must not get in: neither by a
     name of its own for this address, nor by a form."""
     if request.url.hostname not in LOOPBACK or request.headers.get("sec-fetch-site", "none") not in (
@@ -100,11 +101,16 @@ def needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency that gives the caller if it has a scope. Raises ForbiddenError."""
 
     async def allowed(who: Annotated[Caller, Depends(caller)]) -> Caller:
-        if not who.may(scope):
-            raise ForbiddenError("Authorization", f"the key lacks the scope {scope}", "Use another key")
+        require(who, scope)
         return who
 
     return allowed
+
+
+def require(who: Caller, scope: Scope) -> None:
+    """Raise ForbiddenError unless a caller has a scope."""
+    if not who.may(scope):
+        raise ForbiddenError("Authorization", f"the key lacks the scope {scope}", "Use another key")
 
 
 Services = Annotated[Service, Depends(service)]

@@ -13,15 +13,17 @@ from services.api.access import Known
 from services.api.events import Watch
 from services.api.metrics import TableMetrics
 from services.api.middleware import Requests
+from services.api.pages.mount import mount_pages
 from services.api.problems import handle_problems
-from services.api.routes import catalogue, health, landscapes, results
+from services.api.routes import catalogue, gates, health, landscapes, results
 from services.api.schemas import Problem
 from services.api.service import Service
 
 HEAVY_REQUESTS = 4
 DESCRIPTION = (
     "Measures the safety landscapes of language models: submit a landscape, watch it, and fetch its VISAGE "
-    "score and its grid. Errors are application/problem+json and name the field, the problem and the remedy."
+    "score and its grid; or hold a model against a release policy. Errors are application/problem+json and "
+    "name the field, the problem and the remedy."
 )
 
 
@@ -41,9 +43,10 @@ def make_app(service: Service) -> FastAPI:
     app.state.turns = asyncio.Semaphore(HEAVY_REQUESTS)
     app.state.registry = CollectorRegistry()
     app.state.registry.register(TableMetrics(service))
-    for part in (landscapes, results, catalogue, health):
+    for part in (landscapes, results, gates, catalogue, health):
         app.include_router(part.router)
     handle_problems(app)
+    mount_pages(app)
     app.add_middleware(Requests, body_bytes=service.settings.body_bytes, registry=app.state.registry)
     _describe_problems(app)
     return app

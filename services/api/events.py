@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
+from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from services.api.service import Service
 from services.jobs.states import OVER
@@ -15,6 +18,7 @@ from services.jobs.store import NoSuchJobError
 from services.jobs.tables import JobRow
 
 LOOK_SECONDS = 0.5
+PING_SECONDS = 15
 
 
 class Watch:
@@ -70,3 +74,22 @@ class Watch:
                 self._revisions = {job: found.get(job, -1) for job in asked}
         finally:
             looked.set()
+
+
+def as_events(
+    watch: Watch, row: JobRow, last_event_id: str | None, shown: Callable[[JobRow], BaseModel]
+) -> Response:
+    """A job from now on as Server-Sent Events, each named for the job's kind, with what `shown` makes of it;
+    204 where it is over and the client knows."""
+    seen = last_event_id or ""
+    since = int(seen) if seen.isascii() and seen.isdigit() else 0
+    if row.state in OVER and row.revision == since:
+        return Response(status_code=204)
+
+    async def stream() -> AsyncIterator[ServerSentEvent]:
+        async for now in watch.follow(row.id, since):
+            yield ServerSentEvent(
+                shown(now).model_dump_json(), event=row.kind, id=str(now.revision), retry=1000
+            )
+
+    return EventSourceResponse(stream(), ping=PING_SECONDS)

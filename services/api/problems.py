@@ -70,6 +70,11 @@ USUAL = {
 RETRY_SECONDS = 30
 
 
+def status_of(error: InputError) -> int:
+    """The HTTP status of an error that a client can mend."""
+    return next((code for kind, code in STATUS.items() if isinstance(error, kind)), 422)
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI document."""
     return {status: _documented(status) for status in (400, 401, 403, 422, 429, 503, *statuses)}
@@ -111,7 +116,7 @@ def handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     async def _(request: Request, error: InputError) -> JSONResponse:
-        status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 422)
+        status = status_of(error)
         headers = {}
         if status == 401:
             headers["www-authenticate"] = "Bearer"

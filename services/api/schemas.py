@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from services.jobs.states import State
+from visage_core.policy import Policy, Verdict
 from visage_core.spec import LandscapeSpec
 
 EXAMPLE_SPEC: dict[str, Any] = {
@@ -16,6 +17,14 @@ EXAMPLE_SPEC: dict[str, Any] = {
     "prompts": [{"source": "harmful", "limit": 80}],
     "generation": {"max_tokens": 64},
     "engine": {"max_model_len": 1024},
+}
+EXAMPLE_GATE: dict[str, Any] = {
+    "policy": {
+        "name": "chat model release",
+        "landscape": {name: value for name, value in EXAMPLE_SPEC.items() if name != "model"},
+        "rules": [{"measure": "asr_at_origin", "at_most": 20}, {"measure": "visage", "at_least": 70}],
+    },
+    "model": EXAMPLE_SPEC["model"],
 }
 
 
@@ -48,7 +57,17 @@ class Webhook(Body):
         return self
 
 
-class LandscapeRequest(Body):
+class JobRequest(Body):
+    """What every job may be given."""
+
+    label: Label | None = Field(default=None, description="To find the job by.")
+    priority: int = Field(
+        default=0, ge=-10, le=10, description="Higher ones go first; above 0 needs the scope admin."
+    )
+    webhook: Webhook | None = None
+
+
+class LandscapeRequest(JobRequest):
     """A landscape to measure."""
 
     model_config = ConfigDict(
@@ -56,11 +75,30 @@ class LandscapeRequest(Body):
     )
 
     spec: LandscapeSpec = Field(description="As `visage run --spec` takes it. `resources` are the service's.")
-    label: Label | None = Field(default=None, description="To find the job by.")
-    priority: int = Field(
-        default=0, ge=-10, le=10, description="Higher ones go first; above 0 needs the scope admin."
+
+
+class GateRequest(JobRequest):
+    """A model to hold against a policy."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_GATE]})
+
+    policy: Policy = Field(description="As `visage gate --policy` takes it. `resources` are the service's.")
+    model: str = Field(min_length=1, max_length=1024, description="The model that may be released, or not.")
+    baseline: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="The model that it is compared with: needed, and looked at, where a rule is relative.",
     )
-    webhook: Webhook | None = None
+
+    @field_validator("policy")
+    @classmethod
+    def _can_be_written(cls, policy: Policy) -> Policy:
+        try:
+            policy.model_dump(mode="json")
+        except ValueError:  # pydantic reads documents that are too deep for it to write
+            raise ValueError("its landscape is nested too deeply") from None
+        return policy
 
 
 class Score(BaseModel):
@@ -90,7 +128,7 @@ class Failure(BaseModel):
     remedy: str
 
 
-class Landscape(BaseModel):
+class Job(BaseModel):
     """A job and how far it is."""
 
     id: str
@@ -103,32 +141,92 @@ class Landscape(BaseModel):
     points: int
     done: int
     failed: int = Field(description="Points that were given up; without them there is no score.")
-    eta_seconds: float | None
     tokens: int = Field(description="Generated so far.")
     worker_seconds: float
-    latest: Latest | None
-    estimate: Score | None = Field(description="What VISAGE will probably be, from the points so far.")
-    visage: Score | None = Field(description="The score of the first prompt set; null until it is final.")
     error: Failure | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
 
 
+class Landscape(Job):
+    """A landscape and how far it is."""
+
+    eta_seconds: float | None
+    latest: Latest | None
+    estimate: Score | None = Field(description="What VISAGE will probably be, from the points so far.")
+    visage: Score | None = Field(description="The score of the first prompt set; null until it is final.")
+
+
 class LandscapeDetail(Landscape):
-    """A job with what was asked for."""
+    """A landscape with what was asked for."""
 
     spec: LandscapeSpec
 
 
 class LandscapePage(BaseModel):
-    """Some jobs, the newest first."""
+    """Some landscapes, the newest first."""
 
     items: list[Landscape]
     next: str | None = Field(description="Give it as `cursor` to get the next page; null at the end.")
 
 
-class Estimate(BaseModel):
+class LookInfo(BaseModel):
+    """How often a gate has looked at its data."""
+
+    number: int
+    of: int = Field(description="It ends before the last one where the verdict is certain.")
+    responses: int = Field(description="Measured so far, of both models.")
+    planned: int = Field(description="That all looks together would measure.")
+    level: float = Field(description="Of the intervals at this look: all looks together err in 5 %.")
+
+
+class FindingValue(BaseModel):
+    """What a rule looks at, with its interval."""
+
+    value: float
+    low: float | None = Field(description="Null: it has no end on this side.")
+    high: float | None
+
+
+class FindingInfo(BaseModel):
+    """What became of a rule in one prompt set."""
+
+    rule: str
+    reason: str | None = Field(description="Why there is this rule.")
+    at_least: float | None = Field(description="The bound: this one, or at_most.")
+    at_most: float | None
+    prompts: str
+    verdict: Verdict
+    value: FindingValue | None = Field(description="Null where it could not be told.")
+    why: str
+
+
+class Gate(Job):
+    """A gate and how far it is."""
+
+    name: str = Field(description="The policy's.")
+    baseline: str | None = Field(description="Null where no rule is relative.")
+    verdict: Verdict | None = Field(description="Null until the gate is done, and if it never will be.")
+    look: LookInfo | None = Field(description="The last one; null before the first.")
+
+
+class GateDetail(Gate):
+    """A gate with its findings and what was asked for."""
+
+    findings: list[FindingInfo] = Field(description="Rule by rule, at the last look.")
+    policy: Policy
+    links: dict[str, str] = Field(description="The gate's events, reports and landscapes.")
+
+
+class GatePage(BaseModel):
+    """Some gates, the newest first."""
+
+    items: list[Gate]
+    next: str | None = Field(description="Give it as `cursor` to get the next page; null at the end.")
+
+
+class Cost(BaseModel):
     """What a job would cost."""
 
     points: int
@@ -136,9 +234,22 @@ class Estimate(BaseModel):
     prompt_tokens: int | None = Field(description="Null where the model is not on the service's disk yet.")
     most_tokens: int = Field(description="The most tokens that can be generated; early stops save most.")
     seconds: float | None = Field(
-        description="By the pace of the last finished job on this model; null where there is none."
+        description="By the pace of the last finished landscape of this model; null where there is none."
     )
+
+
+class Estimate(Cost):
+    """What a landscape would cost."""
+
     spec: LandscapeSpec = Field(description="The spec with all defaults, as it would be measured.")
+
+
+class GateEstimate(Cost):
+    """What a gate would cost where it ends with its last look: both models together."""
+
+    policy: Policy = Field(description="The policy with all defaults, as it would be measured.")
+    model: str
+    baseline: str | None = Field(description="The model to compare with; null where no rule is relative.")
 
 
 class GridPoint(BaseModel):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from services.api.problems import ForbiddenError
-from services.api.schemas import Estimate, LandscapeRequest
+from services.api.schemas import Cost, Estimate, GateEstimate, GateRequest, LandscapeRequest
 from services.api.settings import Settings
 from services.jobs.allowed import Allowed
 from services.jobs.database import open_database
 from services.jobs.keys import Caller, Keys, Scope
+from services.jobs.states import Kind
 from services.jobs.storage import Storage
 from services.jobs.store import Jobs, Submission, TooLargeError
 from services.jobs.tables import JobRow
 from services.jobs.webhooks import require_url
+from visage_core.errors import InputError
 from visage_core.grid import count_points
+from visage_core.policy import Policy, PolicyError, parse_policy
 from visage_core.prompts import load_prompts
 from visage_core.questions import load_questions
 from visage_core.readings import samples_of
@@ -90,7 +95,36 @@ class Service:
             spec=spec,
         )
 
-    def submit(self, request: LandscapeRequest, caller: Caller, key: str | None) -> tuple[JobRow, bool]:
+    def estimate_gate(self, request: GateRequest, caller: Caller) -> GateEstimate:
+        """What a gate would cost at most, once it is known that it can be run. Raises an InputError."""
+        with _of_policy():
+            policy = parse_policy(request.policy.model_dump(mode="json"))
+        models = {"model": request.model}
+        if policy.needs_baseline:
+            if request.baseline is None:
+                raise SpecError("baseline", "the policy compares with one, and none is given", "Name a model")
+            models["baseline"] = request.baseline
+        found: dict[str, Estimate] = {}
+        for field, model in models.items():
+            with _of_landscape(field):
+                found[field] = self.estimate(policy.spec(model), caller)
+        spec = found["model"].spec
+        counts = zip(_count_prompts(spec), spec.prompts, strict=True)
+        with _of_policy():
+            policy.require_sizes([count // samples_of(spec, part) for count, part in counts])
+        total = _total(list(found.values()))
+        # Each look moves the weights to all points anew, to answer a part of the prompts.
+        total["points"] *= policy.looks
+        return GateEstimate(
+            **total,
+            policy=_resolved(policy, spec),
+            model=spec.model,
+            baseline=found["baseline"].spec.model if "baseline" in found else None,
+        )
+
+    def submit(
+        self, request: LandscapeRequest | GateRequest, caller: Caller, key: str | None
+    ) -> tuple[JobRow, bool]:
         """Take in a job; gives it and whether it is new. Raises an InputError."""
         sent = request.model_dump(mode="json")
         if key is not None and (first := self.jobs.submitted(caller.id, key, sent)) is not None:
@@ -99,9 +133,16 @@ class Service:
             raise ForbiddenError("priority", f"{request.priority} needs the scope admin", "Use at most 0")
         if request.webhook is not None:
             require_url(request.webhook.url, self.settings.private_webhooks)
-        estimate = self.estimate(request.spec, caller)
+        estimate: Estimate | GateEstimate
+        if isinstance(request, GateRequest):
+            kind, estimate = Kind.GATE, self.estimate_gate(request, caller)
+            spec = estimate.model_dump(mode="json", include={"policy", "model", "baseline"})
+        else:
+            kind, estimate = Kind.LANDSCAPE, self.estimate(request.spec, caller)
+            spec = estimate.spec.model_dump(mode="json")
         submission = Submission(
-            spec=estimate.spec.model_dump(mode="json"),
+            kind=kind,
+            spec=spec,
             points=estimate.points,
             prompts=estimate.prompts,
             tokens=estimate.most_tokens,
@@ -113,6 +154,13 @@ class Service:
             request=sent,
         )
         return self.jobs.submit(submission, caller.limits)
+
+    def remove(self, job: str, owner: str | None, kind: Kind) -> None:
+        """Remove a job that is over, with its results. Raises NoSuchJobError and NotOverError."""
+        self.jobs.require_over(job, owner, kind)
+        self.work.remove(job)
+        self.results.remove(job)
+        self.jobs.delete(job)
 
     def _own(self, spec: LandscapeSpec) -> LandscapeSpec:
         """The spec with this service's workers."""
@@ -143,6 +191,49 @@ class Service:
         if fetched or not all(name.startswith("/") for name in names):
             return None
         return points * sum(query.size for query in check(spec).queries)
+
+
+@contextmanager
+def _of_policy() -> Iterator[None]:
+    """Have errors in a policy, or in the landscape of one, name the field of a gate's request."""
+    try:
+        yield
+    except PolicyError as error:
+        raise _at(f"policy.{error.field}", error) from None
+    except SpecError as error:
+        raise _at(f"policy.landscape.{error.field}", error) from None
+
+
+@contextmanager
+def _of_landscape(model: str) -> Iterator[None]:
+    """Have errors in what a gate measures name the field of its request; `model` is that of the model."""
+    try:
+        yield
+    except InputError as error:
+        field = error.field.removeprefix("spec.")
+        raise _at(model if field == "model" else f"policy.landscape.{field}", error) from None
+
+
+def _at(field: str, error: InputError) -> InputError:
+    return type(error)(field, error.problem, error.remedy)
+
+
+def _total(costs: list[Estimate]) -> dict[str, Any]:
+    """What some jobs cost together; null is what is not known of one of them."""
+    values = {name: [getattr(one, name) for one in costs] for name in Cost.model_fields}
+    return {name: None if None in found else sum(found) for name, found in values.items()}
+
+
+def _resolved(policy: Policy, spec: LandscapeSpec) -> Policy:
+    """A policy whose landscape names things as a spec does that was made of it: found, with the service's
+    resources. Its rules name the prompts in the same way."""
+    before = policy.spec(spec.model).prompts
+    names = {old.source: new.source for old, new in zip(before, spec.prompts, strict=True)}
+    rules = tuple(
+        rule.model_copy(update={"prompts": rule.prompts and names[rule.prompts]}) for rule in policy.rules
+    )
+    landscape = spec.model_dump(mode="json", exclude={"model"})
+    return policy.model_copy(update={"landscape": landscape, "rules": rules})
 
 
 def _is_fetched(part: AskSpec) -> bool:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from services.gate.gate import BASELINE
+from services.gate.evidence import BASELINE
 from services.sweep.cluster import this_node
 from services.sweep.engines import Engines
 from services.sweep.plan import make_plan

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from services.audit.baseline import landscapes_until
 from services.audit.checkpoints import Candidate
 from services.audit.outcomes import read_outcome
-from services.gate.gate import BASELINE, MODEL
+from services.gate.evidence import BASELINE, MODEL
 from services.sweep.plan import versions
 from services.sweep.report import write_figure
 from visage_core.compare import NotComparableError, compare

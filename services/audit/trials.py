@@ -16,7 +16,8 @@ from ray import tune
 from services.audit.baseline import lend_baseline
 from services.audit.checkpoints import Candidate
 from services.audit.outcomes import write_error, write_outcome
-from services.gate.gate import BASELINE, MODEL, Gate, Look, conclude
+from services.gate.evidence import BASELINE, MODEL
+from services.gate.gate import Gate, Look, conclude
 from services.sweep.engines import Borrowed
 from services.sweep.report import load_landscapes
 from visage_core.errors import InputError

@@ -75,6 +75,12 @@ def _judges() -> Report:
     return bench_judges()
 
 
+def _pages() -> Report:
+    from services.bench.pages import bench_pages
+
+    return bench_pages()
+
+
 def _gate() -> Report:
     from services.bench.gate import bench_gate
 
@@ -88,5 +94,6 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "scheduler": _scheduler,
     "api": _api,
     "judges": _judges,
+    "pages": _pages,
     "gate": _gate,
 }

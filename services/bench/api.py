@@ -48,7 +48,7 @@ def bench_api() -> Report:
     with tempfile.TemporaryDirectory() as folder:
         limits = Limits(jobs=2 * QUEUED)
         _, key = Keys(open_database(sqlite_url(Path(folder)))).create("bench", [Scope.ADMIN], limits)
-        with _service(Path(folder), model, key) as url:
+        with service(Path(folder), model.parent, key) as url:
             os.nice(19)  # the clients stand for other machines: what is left of these cores is theirs
             return asyncio.run(_measure(url, model, key))
 
@@ -168,13 +168,13 @@ def _all_jobs(client: Client) -> Iterator[Any]:
 
 
 @contextmanager
-def _service(data: Path, model: Path, key: str) -> Iterator[str]:
-    """`visage serve` on a free port; gives its URL."""
+def service(data: Path, root: Path, key: str) -> Iterator[str]:
+    """`visage serve` on a free port, with models below a folder; gives its URL."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     visage = str(Path(sys.executable).with_name("visage"))
-    command = [visage, "serve", "--data", str(data), "--port", str(port), "--root", str(model.parent)]
+    command = [visage, "serve", "--data", str(data), "--port", str(port), "--root", str(root)]
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     process = subprocess.Popen(
         command,

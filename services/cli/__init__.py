@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from services import show
-from services.cli import audit, copies, gate, jobs, judges, local, service  # noqa: F401 - they add their commands
+from services.cli import (  # noqa: F401 - they add their commands
+    audit,
+    copies,
+    gate,
+    jobs,
+    judges,
+    local,
+    publish,
+    service,
+    verify,
+)
 from services.cli.app import BAD_INPUT, app
 from visage_core.errors import InputError
 

@@ -41,6 +41,13 @@ def gate(
         str | None, typer.Option(help="The model that it is compared with, where the policy asks for one.")
     ] = None,
     address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sign all that is measured and decided with this Ed25519 key (a PEM file).",
+            envvar="VISAGE_SIGNING_KEY",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as a JSON object.")] = False,
 ) -> None:
     """May this model be released? Status 0: pass, 1: fail, 2: inconclusive, 3: bad input, 4: infrastructure.
@@ -48,12 +55,18 @@ def gate(
     What is measured already is kept: the same command goes on where it stopped.
     """
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services.gate.evidence import seal
     from services.gate.gate import gate as ask
+    from services.gate.signing import load_signer
 
-    with ended_by_status(out), show.steps("measuring") as step:
-        document = ask(
-            load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
-        )
+    with ended_by_status(out):
+        signer = load_signer(sign) if sign is not None else None
+        with show.steps("measuring") as step:
+            document = ask(
+                load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
+            )
+        if signer is not None:
+            seal(out, signer)
     if as_json:
         print(json.dumps(document, indent=2))
     else:

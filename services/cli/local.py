@@ -215,12 +215,25 @@ def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: flo
 
 @app.command("show")
 def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
-    """Print the summary of a run and draw its figures again."""
+    """Draw a run's landscapes here, print its summary, and draw its figures again."""
     from services.sweep.report import write_figures, write_summary
 
     write_summary(folder)
     write_figures(folder)
+    show.drawings(folder)
     show.landscape(folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    out: Annotated[Path, typer.Option(help="The .html file to write.")],
+) -> None:
+    """Write a run as one page, with all figures and numbers, that needs no connection."""
+    from services.report.page import report as make_report
+
+    out.write_text(make_report(folder), encoding="utf-8")
+    typer.echo(out)
 
 
 @app.command()
@@ -331,7 +344,7 @@ def reproduce(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler, api or judges.")],
+    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler, api, judges, gate or pages.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import WORKING, Progress
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.plan import check, make_plan, versions
-from services.sweep.report import load_landscapes, write_figures, write_summary
+from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
 from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.join import join_points, join_responses
-from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, decide, level_of
+from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, level_of
 from visage_core.readings import samples_of
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
 
-MODEL, BASELINE = "model", "baseline"
 Told = Callable[[str, Progress], object]
 
 
@@ -222,15 +222,10 @@ def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str
     return {MODEL: model, BASELINE: baseline}
 
 
-def decided(policy: Policy, out: Path, look: int) -> Decision:
-    """The decision by what is in a gate's folder. Raises ResultsError."""
-    found = [load_landscapes(out / which) for which in (MODEL, BASELINE) if (out / which).exists()]
-    return decide(policy, found[0], found[1] if len(found) > 1 else None, look)
-
-
 def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> dict[str, Any]:
     """Write the last look's decision, its reports and the landscapes' figures, and give the decision as a
     document."""
+    begin(out)
     inputs = {}
     for which in models:
         if (out / which).exists():
@@ -241,7 +236,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
         "verdict": look.decision.verdict,
         "policy": policy.model_dump(mode="json"),
         "models": models,
-        "findings": [asdict(one) for one in look.decision.findings],
+        "findings": findings_of(look.decision),
         "look": {
             "number": look.number,
             "of": look.of,
@@ -252,7 +247,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
         "inputs": inputs,
         "versions": versions(),
     }
-    Results(out).write_json("decision.json", document)
+    Results(out).write_json(DECISION, document)
     for name, made in (("decision.md", as_markdown), ("junit.xml", as_junit), ("decision.html", as_html)):
         (out / name).write_text(made(document), encoding="utf-8")
     return document

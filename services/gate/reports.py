@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from xml.etree import ElementTree
 
@@ -59,16 +60,19 @@ def as_junit(document: dict[str, Any]) -> str:
     counts = [one["verdict"] for one in document["findings"]]
     suite = ElementTree.Element(
         "testsuite",
-        name=f"visage gate: {document['policy']['name']}",
+        name=_xml(f"visage gate: {document['policy']['name']}"),
         tests=str(len(counts)),
         failures=str(counts.count("fail")),
         errors=str(counts.count("inconclusive")),
     )
     for one in document["findings"]:
-        case = ElementTree.SubElement(suite, "testcase", classname=one["prompts"], name=one["rule"])
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=_xml(one["prompts"]), name=_xml(one["rule"])
+        )
         if one["verdict"] != "pass":
             kind = "failure" if one["verdict"] == "fail" else "error"
-            ElementTree.SubElement(case, kind, message=one["why"]).text = one["why"]
+            why = _xml(one["why"])
+            ElementTree.SubElement(case, kind, message=why).text = why
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
@@ -97,6 +101,11 @@ def looked(document: dict[str, Any]) -> str:
 
 def _versions(document: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+
+
+def _xml(text: str) -> str:
+    """A text without what no XML may hold, escaped or not."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
 def _cell(text: str) -> str:

@@ -116,8 +116,19 @@ class Keys:
         # The same time is spent on a key that is not there.
         if not secrets.compare_digest(_digest(secret), expected) or row is None or row.revoked_at is not None:
             return None
-        scopes = frozenset(Scope(scope) for scope in row.scopes)
-        return Caller(row.id, row.name, scopes, Limits.model_validate(row.limits))
+        return _caller(row)
+
+    def by_id(self, key_id: str) -> Caller | None:
+        """Whose key has an id; None where there is none, or it was revoked. For who has shown the key itself
+        before, as in a session."""
+        with self._sessions() as session:
+            row = session.get(KeyRow, key_id)
+        return None if row is None or row.revoked_at is not None else _caller(row)
+
+
+def _caller(row: KeyRow) -> Caller:
+    scopes = frozenset(Scope(scope) for scope in row.scopes)
+    return Caller(row.id, row.name, scopes, Limits.model_validate(row.limits))
 
 
 def _digest(secret: str) -> str:

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,8 +16,11 @@ from ray.exceptions import RayActorError, RayError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, stop_after_delay, wait_exponential
 
+from services.gate.evidence import BASELINE, MODEL
+from services.gate.gate import Gate, conclude
 from services.jobs.allowed import Allowed
-from services.jobs.states import State
+from services.jobs.gates import Tally
+from services.jobs.states import Kind, State
 from services.jobs.storage import Storage
 from services.jobs.store import LEASE, Jobs
 from services.jobs.tables import JobRow
@@ -27,6 +31,7 @@ from services.sweep.engines import Engines
 from services.sweep.plan import make_plan
 from services.sweep.run import Run
 from visage_core.errors import InputError
+from visage_core.policy import parse_policy
 from visage_core.results import Results
 from visage_core.spec import parse_spec
 
@@ -40,6 +45,8 @@ PAUSE_SECONDS = 10.0
 # A runner whose signs of life do not arrive ends its jobs itself before another one takes them over.
 SILENCE_SECONDS = LEASE.total_seconds() - 5
 MESSENGERS = 4
+# Of a job that was measured, or broken off: its finished points, its progress, and whether it is whole.
+_Last = tuple[int, dict[str, Any], bool]
 log = structlog.get_logger("visage.runner")
 
 
@@ -49,7 +56,7 @@ class _Driver:
 
     row: JobRow
     thread: threading.Thread
-    run: Run | None = None
+    run: Run | Gate | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     asked: bool = False  # by somebody who wants it cancelled; else it goes on later
 
@@ -203,7 +210,20 @@ class Runner:
     def _measure(self, row: JobRow, driver: _Driver) -> State | None:
         """Measure what is left of a job; gives the state in which that leaves it, None where it is to go
         on later."""
-        folder = self._storage.fetch(row.id)
+        measure = self._measure_gate if row.kind == Kind.GATE else self._measure_landscape
+        last = measure(row, driver, self._storage.fetch(row.id))
+        if last is None:
+            return _left(driver)
+        done, document, whole = last
+        if not self._jobs.note(row.id, self.id, done, document):
+            return None  # another runner's by now, and so is what is stored
+        # Not done before it is kept where it outlives this machine.
+        for attempt in Retrying(wait=wait_exponential(max=60), stop=stop_after_delay(300), reraise=True):
+            with attempt:
+                self._storage.keep(row.id)
+        return State.DONE if whole else _left(driver)
+
+    def _measure_landscape(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
         plan = make_plan(self._allowed.resolve(parse_spec(row.spec)), workers_here=0)
         driver.run = run = Run(
             plan.on_node(this_node()),
@@ -214,41 +234,77 @@ class Runner:
             owner=row.owner,
         )
         if driver.cancelled.is_set():
-            return _left(driver)
+            return None
         progress = None
         for progress in run:
             if driver.cancelled.is_set() and progress.state != CANCELLED:
                 run.cancel()  # it was asked for before there was something to cancel
             if progress.state == WORKING:
-                self._note_if_possible(row.id, progress)
+                self._note_if_possible(row.id, progress.done, _document(progress))
                 time.sleep(NOTE_SECONDS)
         assert progress is not None
-        if not self._jobs.note(row.id, self.id, progress.done, _document(progress, Results(folder))):
-            return None  # another runner's by now, and so is what is stored
-        # Not done before it is kept where it outlives this machine.
-        for attempt in Retrying(wait=wait_exponential(max=60), stop=stop_after_delay(300), reraise=True):
-            with attempt:
-                self._storage.keep(row.id)
-        return _left(driver) if progress.state == CANCELLED else State.DONE
+        return progress.done, _document(progress, Results(folder)), progress.state != CANCELLED
 
-    def _note_if_possible(self, job: str, progress: Progress) -> None:
+    def _measure_gate(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
+        policy = parse_policy(row.spec["policy"])
+        models = {name: row.spec[name] for name in (MODEL, BASELINE) if row.spec[name] is not None}
+        tally = Tally(row, policy)
+
+        def told(name: str, progress: Progress) -> None:
+            tally.measured(name, progress)
+            if progress.state == WORKING:
+                self._note_if_possible(row.id, tally.done, tally.document())
+                time.sleep(NOTE_SECONDS)
+
+        driver.run = gate = Gate(
+            policy,
+            models,
+            folder,
+            self._engines,
+            told,
+            resolve=self._allowed.resolve,
+            name=row.id,
+            priority=row.priority,
+            owner=row.owner,
+        )
+        if driver.cancelled.is_set():
+            return None
+        look = None
+        for look in gate:
+            tally.looked(look)
+            self._note_if_possible(row.id, tally.done, tally.document())
+        if look is None or not look.last:
+            return tally.done, tally.document(), False
+        conclude(policy, models, folder, look)
+        return tally.done, tally.document(), True
+
+    def _note_if_possible(self, job: str, done: int, progress: dict[str, Any]) -> None:
         """Note how far a job is. What is away for a while, a database or a bucket, gets it the next time."""
         try:
-            if self._jobs.note(job, self.id, progress.done, _document(progress)):
+            if self._jobs.note(job, self.id, done, progress):
                 self._storage.keep(job)
         except (SQLAlchemyError, OSError) as error:
             log.warning("progress not noted", job=job, problem=str(error).splitlines()[0])
 
     def _deliver(self, row: JobRow) -> None:
         try:
-            body: dict[str, Any] = {"id": row.id, "state": row.state, "label": row.label, "model": row.model}
-            body |= {"points": row.points, "done": row.done, "error": row.error}
-            body["visage"] = (row.progress or {}).get("visage") if row.state == State.DONE else None
-            deliver(self._jobs, row, {"type": "landscape.finished", "data": body}, self._private_webhooks)
+            deliver(self._jobs, row, _message(row), self._private_webhooks)
         except Exception:
             log.exception("webhook failed", job=row.id)
         finally:
             self._delivering.discard(row.id)
+
+
+def _message(row: JobRow) -> dict[str, Any]:
+    """What is told of a job's end."""
+    body: dict[str, Any] = {"id": row.id, "state": row.state, "label": row.label, "model": row.model}
+    body |= {"points": row.points, "done": row.done, "error": row.error}
+    if row.kind == Kind.GATE:
+        body |= {"name": row.spec["policy"]["name"], "baseline": row.spec["baseline"]}
+    # Without its end a job has no score, and a gate no verdict.
+    told = "verdict" if row.kind == Kind.GATE else "visage"
+    body[told] = (row.progress or {}).get(told) if row.state == State.DONE else None
+    return {"type": f"{row.kind}.finished", "data": body}
 
 
 def _left(driver: _Driver) -> State | None:

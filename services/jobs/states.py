@@ -1,10 +1,17 @@
-"""The states of a job, and which may follow which."""
+"""The kinds of jobs, their states, and which may follow which."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 from visage_core.errors import InputError
+
+
+class Kind(StrEnum):
+    """What a job is to tell."""
+
+    LANDSCAPE = "landscape"
+    GATE = "gate"  # the landscapes of a model and a baseline, and a policy's verdict on them
 
 
 class State(StrEnum):

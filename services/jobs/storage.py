@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from visage_core.errors import InputError
 from visage_core.results import PLACE
 
+POINTS, PARTS = "points.parquet", "parts"
 _SOON: dict[str, Any] = {"stop": stop_after_attempt(5), "wait": wait_fixed(0.1), "reraise": True}
 
 
@@ -23,7 +24,8 @@ class StorageError(InputError):
 
 
 class Storage:
-    """The results folder of each job, by the job's id.
+    """The folder of each job, by the job's id: the results of a landscape, or those of a gate's landscapes in
+    folders below it.
 
     Without a URL they lie in `folder`. With one, such as s3://BUCKET/PREFIX, `folder` is where this machine
     works on them and keeps copies, and what is finished goes to the bucket at once.
@@ -61,17 +63,18 @@ class Storage:
         assert self._remote is not None
         system, _ = self._remote
         stored = self._stored(job)
-        for name, size in stored.items():
-            if not _is_here(here / name, size):
+        for name, info in stored.items():
+            if not _is_here(here / name, info):
                 (here / name).parent.mkdir(parents=True, exist_ok=True)
                 partial = (here / name).with_name(f".{Path(name).name}.{secrets.token_hex(4)}")
                 fs.copy_files(self._there(job, name), str(partial), system, fs.LocalFileSystem())
                 partial.replace(here / name)
-        if "points.parquet" in stored:
-            merged = _places(here / "points.parquet")
-            for part in (here / "parts").glob("*.parquet"):
-                if f"parts/{part.name}" not in stored and _places(part) <= merged:
-                    part.unlink(missing_ok=True)
+        for name in stored:
+            if Path(name).name == POINTS:
+                merged = _places(here / name)
+                for part in (here / name).parent.glob(f"{PARTS}/*.parquet"):
+                    if str(part.relative_to(here)) not in stored and _places(part) <= merged:
+                        part.unlink(missing_ok=True)
 
     def keep(self, job: str) -> None:
         """Bring what is new in a job's folder to the bucket, and take away there what is gone here."""
@@ -82,12 +85,12 @@ class Storage:
         stored = self._stored(job)
         files = {str(path.relative_to(here)): path for path in sorted(here.rglob("*")) if _is_result(path)}
         # Points go after their responses, and parts go only once what they were merged into is there.
-        for name, path in sorted(files.items(), key=lambda item: "points" in item[0]):
-            if stored.get(name) != path.stat().st_size or name.endswith(".json"):
+        for name, path in sorted(files.items(), key=lambda item: "points" in item[1].name):
+            if name not in stored or not _is_there(path, stored[name]):
                 system.create_dir(self._there(job, str(Path(name).parent)), recursive=True)
                 fs.copy_files(str(path), self._there(job, name), fs.LocalFileSystem(), system)
-        if "points.parquet" in files:
-            for name in stored.keys() - files.keys():
+        for name in stored.keys() - files.keys():
+            if str(_results_of(name) / POINTS) in files:
                 system.delete_file(self._there(job, name))
 
     def remove(self, job: str) -> None:
@@ -103,14 +106,20 @@ class Storage:
         assert self._remote is not None
         return "/".join(part for part in (self._remote[1].rstrip("/"), job, name) if part and part != ".")
 
-    def _stored(self, job: str) -> dict[str, int]:
-        """The files of a job in the bucket, with their sizes."""
+    def _stored(self, job: str) -> dict[str, fs.FileInfo]:
+        """The files of a job in the bucket."""
         assert self._remote is not None
         system, _ = self._remote
         root = self._there(job)
         selector = fs.FileSelector(root, allow_not_found=True, recursive=True)
         found = [info for info in system.get_file_info(selector) if info.is_file]
-        return {info.path.removeprefix(root).lstrip("/"): info.size for info in found}
+        return {info.path.removeprefix(root).lstrip("/"): info for info in found}
+
+
+def _results_of(name: str) -> Path:
+    """The results folder that a file is of, by its name in the job's."""
+    folder = Path(name).parent
+    return folder.parent if folder.name == PARTS else folder
 
 
 def _is_result(path: Path) -> bool:
@@ -124,6 +133,17 @@ def _places(path: Path) -> set[tuple[Any, ...]]:
     return set(zip(*columns, strict=True))
 
 
-def _is_here(path: Path, size: int) -> bool:
-    # Documents may change and keep their size; tables are written once under a name.
-    return path.suffix == ".parquet" and path.is_file() and path.stat().st_size == size
+def _is_here(path: Path, stored: fs.FileInfo) -> bool:
+    """Whether a file in the bucket is here as it is there."""
+    return path.is_file() and _is_alike(path, stored, int(stored.mtime.timestamp()) <= path.stat().st_mtime)
+
+
+def _is_there(path: Path, stored: fs.FileInfo) -> bool:
+    """Whether a file here is in the bucket as it is here."""
+    return _is_alike(path, stored, int(path.stat().st_mtime) <= stored.mtime.timestamp())
+
+
+def _is_alike(path: Path, stored: fs.FileInfo, unchanged: bool) -> bool:
+    # Documents are small, and a part is written once. Buckets know times to the second only.
+    once = path.parent.name == PARTS
+    return path.suffix == ".parquet" and path.stat().st_size == stored.size and (once or unchanged)

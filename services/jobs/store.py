@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from services.jobs.database import now, writing
 from services.jobs.limits import Limits
-from services.jobs.states import OVER, State, require_follows
+from services.jobs.states import OVER, Kind, State, require_follows
 from services.jobs.tables import JobRow, KeyRow, RunnerRow
 from visage_core.errors import InputError
 
@@ -53,7 +53,8 @@ class NotOverError(InputError):
 
 @dataclass(frozen=True)
 class Submission:
-    """What is asked for. `points`, `prompts` and `tokens` are what it may cost, as in the table."""
+    """What is asked for. `spec`, and what it may cost (`points`, `prompts` and `tokens`), are as in the
+    table."""
 
     spec: dict[str, Any]
     points: int
@@ -65,6 +66,12 @@ class Submission:
     webhook: dict[str, Any] | None = None
     idempotency_key: str | None = None
     request: dict[str, Any] | None = None
+    kind: Kind = Kind.LANDSCAPE
+
+    @property
+    def asked(self) -> str:
+        """The field of the request that decides how large the job is."""
+        return "policy" if self.kind == Kind.GATE else "spec"
 
     def digest(self) -> str:
         """SHA-256 over the request as it was sent, where that is given, to tell a repeated one from another
@@ -100,6 +107,7 @@ class Jobs:
         """
         row = JobRow(
             id=_new_id(),
+            kind=submission.kind,
             revision=1,
             state=State.QUEUED,
             spec=submission.spec,
@@ -139,17 +147,19 @@ class Jobs:
         with self._sessions() as session:
             return _first_of(session, owner, idempotency_key, digest_of(request))
 
-    def get(self, job: str, owner: str | None = None) -> JobRow:
-        """A job by its id; with `owner`, only one of that key. Raises NoSuchJobError."""
+    def get(self, job: str, owner: str | None = None, kind: Kind | None = None) -> JobRow:
+        """A job by its id; with `owner`, only one of that key, with `kind`, only one of that kind. Raises
+        NoSuchJobError."""
         with self._sessions() as session:
             row = session.get(JobRow, job) if JOB_ID.fullmatch(job) else None
-        if row is None or owner not in (None, row.owner):
+        if row is None or owner not in (None, row.owner) or kind not in (None, row.kind):
             raise NoSuchJobError("id", f"there is no job {job!r}", "List the jobs to find its id")
         return row
 
     def page(
         self,
         *,
+        kind: Kind | None = None,
         owner: str | None = None,
         state: State | None = None,
         model: str | None = None,
@@ -159,7 +169,8 @@ class Jobs:
     ) -> Page:
         """The newest jobs, or those before a cursor."""
         query = select(JobRow).order_by(JobRow.id.desc()).limit(limit + 1)
-        for column, value in (("owner", owner), ("state", state), ("model", model), ("label", label)):
+        wanted = {"kind": kind, "owner": owner, "state": state, "model": model, "label": label}
+        for column, value in wanted.items():
             if value is not None:
                 query = query.where(getattr(JobRow, column) == value)
         if before is not None:
@@ -255,9 +266,9 @@ class Jobs:
                 _put_back(row)
             return True
 
-    def cancel(self, job: str, owner: str | None = None) -> JobRow:
+    def cancel(self, job: str, owner: str | None = None, kind: Kind | None = None) -> JobRow:
         """Ask for the end of a job. One that is over stays as it is. Raises NoSuchJobError."""
-        self.get(job, owner)
+        self.get(job, owner, kind)
         with self._writing() as session:
             row = session.get(JobRow, job, with_for_update=True)
             if row is not None and row.state == State.QUEUED:
@@ -266,9 +277,9 @@ class Jobs:
                 _change(row, State.CANCELLING)
         return self.get(job, owner)
 
-    def require_over(self, job: str, owner: str | None = None) -> JobRow:
+    def require_over(self, job: str, owner: str | None = None, kind: Kind | None = None) -> JobRow:
         """A job that is over. Raises NoSuchJobError, and NotOverError."""
-        row = self.get(job, owner)
+        row = self.get(job, owner, kind)
         if row.state not in OVER:
             raise NotOverError("id", f"the job is {row.state}", "Cancel it, and wait for its end")
         return row
@@ -297,11 +308,11 @@ class Jobs:
         return found
 
     def pace(self, model: str) -> float | None:
-        """Seconds of workers for each prompt answered, of the last finished job on a model; None where none
-        of the last few tells: an adaptive one may have answered fewer than were reckoned with."""
+        """Seconds of workers for each prompt answered, of the last finished landscape of a model; None where
+        none of the last few tells: an adaptive one may have answered fewer than were reckoned with."""
         query = (
             select(JobRow)
-            .where(JobRow.model == model, JobRow.state == State.DONE)
+            .where(JobRow.model == model, JobRow.state == State.DONE, JobRow.kind == Kind.LANDSCAPE)
             .order_by(JobRow.id.desc())
             .limit(10)
         )
@@ -417,11 +428,13 @@ def _require_room(submission: Submission, limits: Limits, usage: dict[str, int])
         wanted = 1 if name == "jobs" else getattr(submission, name)
         if wanted > most:
             raise TooLargeError(
-                "spec", f"the job has {wanted:,} {name}, and this key may have {most:,}", "Make it smaller"
+                submission.asked,
+                f"the job has {wanted:,} {name}, and this key may have {most:,}",
+                "Make it smaller",
             )
         if usage[name] + wanted > most:
             raise QueueFullError(
-                "spec",
+                submission.asked,
                 f"the unfinished jobs of this key have {usage[name]:,} {name}, this one {wanted:,}, and the "
                 f"key may have {most:,}",
                 "Wait until some are finished, or cancel some",

@@ -29,11 +29,14 @@ class Table(DeclarativeBase):
 
 
 class JobRow(Table):
-    """A landscape job. `id` sorts by the time of submission; `revision` rises with every change."""
+    """A job: a landscape, or a release gate, whose `spec` has its policy, model and baseline. `id` sorts by
+    the time of submission; `revision` rises with every change."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    # The default is that of rows from before there were gates.
+    kind: Mapped[str] = mapped_column(String(16), server_default="landscape")
     revision: Mapped[int] = mapped_column(default=1)
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -66,6 +69,7 @@ class JobRow(Table):
         Index("jobs_by_state", "state", "priority", "id"),
         Index("jobs_by_owner", "owner", "state", "started_at"),
         Index("jobs_by_model", "model", "id"),
+        Index("jobs_by_kind", "kind", "id"),
         Index("jobs_by_runner", "runner"),
         Index("jobs_by_webhook", "webhook_due"),
     )

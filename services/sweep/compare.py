@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from services.sweep.report import load_landscapes, write_figure
 from visage_core.compare import NotComparableError, compare, require_same_spec
+from visage_core.landscape import Landscape
 from visage_core.plots import comparison_figure
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec, differences
@@ -24,41 +26,53 @@ def folders_of(specs: list[LandscapeSpec], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A results folder that is compared with others: its landscapes, and what went into them."""
+
+    folder: Path
+    landscapes: list[Landscape]
+    inputs: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Compared:
+        """Read a results folder. Raises ResultsError."""
+        return cls(folder, load_landscapes(folder), Results(folder).read_json("inputs.json") or {})
+
+    def less(self, base: Compared) -> dict[str, Any]:
+        """How its scores differ from those of another, as a JSON document. Raises NotComparableError."""
+        require_same_spec(base.landscapes[0], self.landscapes[0])
+        if changes := differences(_must_agree(base.inputs), _must_agree(self.inputs)):
+            what = ", ".join(change.partition(":")[0] for change in changes)
+            names = f"{self.folder.name} and {base.folder.name}"
+            raise NotComparableError("landscapes", f"{names} differ in their {what}", "Measure both alike")
+        return {
+            "folder": str(self.folder),
+            "model": self.landscapes[0].spec.model,
+            "other_versions": differences(base.inputs.get("versions", {}), self.inputs.get("versions", {})),
+            "landscapes": [
+                {
+                    "prompts": one.prompts.model_dump(mode="json"),
+                    "name": one.prompts.name,
+                    "differences": compare(one, other),
+                }
+                for one, other in zip(self.landscapes, base.landscapes, strict=True)
+            ],
+        }
+
+
 def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
     """Compare each folder's landscapes with those of the first; gives the document, and writes it and its
     figures into `out`. Raises NotComparableError."""
-    landscapes = [load_landscapes(folder) for folder in folders]
-    inputs = [Results(folder).read_json("inputs.json") or {} for folder in folders]
-    for folder, found, own in zip(folders, landscapes, inputs, strict=True):
-        require_same_spec(landscapes[0][0], found[0])
-        if changes := differences(_must_agree(inputs[0]), _must_agree(own)):
-            what = ", ".join(change.partition(":")[0] for change in changes)
-            raise NotComparableError(
-                "landscapes", f"{folder} and {folders[0]} differ in their {what}", "Measure both alike"
-            )
-    names = [Path(found[0].spec.model).name for found in landscapes]
+    base, *others = [Compared.open(folder) for folder in folders]
     document = {
-        "baseline": {"folder": str(folders[0]), "model": landscapes[0][0].spec.model},
-        "models": [
-            {
-                "folder": str(folder),
-                "model": found[0].spec.model,
-                "other_versions": differences(inputs[0].get("versions", {}), own.get("versions", {})),
-                "landscapes": [
-                    {
-                        "prompts": one.prompts.model_dump(mode="json"),
-                        "name": one.prompts.name,
-                        "differences": compare(one, base),
-                    }
-                    for one, base in zip(found, landscapes[0], strict=True)
-                ],
-            }
-            for folder, found, own in zip(folders[1:], landscapes[1:], inputs[1:], strict=True)
-        ],
+        "baseline": {"folder": str(base.folder), "model": base.landscapes[0].spec.model},
+        "models": [other.less(base) for other in others],
     }
     if out is not None:
         Results(out).write_json("comparison.json", document)
-        for number, same in enumerate(zip(*landscapes, strict=True)):
+        names = [Path(one.landscapes[0].spec.model).name for one in (base, *others)]
+        for number, same in enumerate(zip(*(one.landscapes for one in (base, *others)), strict=True)):
             if same[0].spec.second_axis is None:
                 figure = comparison_figure(same, names, same[0].prompts.name)
                 write_figure(figure, out, "comparison" if number == 0 else f"comparison-{number + 1}")

@@ -9,14 +9,13 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from services.sweep import meters
-from services.sweep.judging import LateJudges
+from services.sweep.judging import JudgeActor, LateJudges
 from services.sweep.plan import Plan
 from services.sweep.report import write_summary
 from services.sweep.schedule import Schedule, Shard
@@ -75,7 +74,7 @@ class Coordinator:
         folder: Path | None,
         stop_when: float | None = None,
         report: bool = True,
-        judges: dict[int, list[Any]] | None = None,
+        judges: dict[int, list[JudgeActor]] | None = None,
     ) -> None:
         self._plan = plan
         # Ray's client lets a dead process' actors live for half a minute.

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from services.sweep.cluster import on_this_node
-from services.sweep.judging import judge_actor, judge_key
+from services.sweep.judging import JudgeActor, judge_key, judge_worker
 from services.sweep.nodes import FileServer
 from services.sweep.plan import Plan
 from services.sweep.pool import Pool, WorkerResources
@@ -44,10 +44,10 @@ class Engines:
                 self._actors["server"] = on_this_node(FileServer).remote()
             return self._actors["server"]
 
-    def judges(self, plan: Plan) -> dict[int, list[Any]]:
+    def judges(self, plan: Plan) -> dict[int, list[JudgeActor]]:
         """The actors of the judges of a plan that are models, by their number in its spec."""
         server, engine = self.server(), plan.spec.engine
-        found: dict[int, list[Any]] = {}
+        found: dict[int, list[JudgeActor]] = {}
         beside = 0
         with self._lock:
             for number, folder in plan.judges.items():
@@ -57,8 +57,8 @@ class Engines:
                 for worker in range(spec.workers):
                     key = f"{judge_key(folder, spec, engine)} {worker}"
                     if key not in self._actors:
-                        self._actors[key] = judge_actor(folder, server, spec, engine, beside)
-                    found[number].append(self._actors[key])
+                        self._actors[key] = judge_worker(folder, server, spec, engine, beside)
+                    found[number].append(JudgeActor(self._actors[key], server))
                     beside += spec.cores
         return found
 
@@ -100,7 +100,7 @@ class Borrowed:
 
     _pool: Any
     _server: Any
-    _judges: dict[int, list[Any]] = field(default_factory=dict)
+    _judges: dict[int, list[JudgeActor]] = field(default_factory=dict)
 
     def pool(self) -> Any:
         """The pool, as a Ray actor."""
@@ -110,7 +110,7 @@ class Borrowed:
         """The file server, as a Ray actor."""
         return self._server
 
-    def judges(self, plan: Plan) -> dict[int, list[Any]]:
+    def judges(self, plan: Plan) -> dict[int, list[JudgeActor]]:
         """The actors of the judges that were lent, which are those of the plan."""
         assert plan.judges.keys() == self._judges.keys()
         return self._judges

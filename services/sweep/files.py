@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,10 +17,10 @@ from visage_core.checkpoints import (
     Checkpoint,
     CheckpointError,
     TensorFiles,
-    files_digest,
     require_same_tensors,
     some,
 )
+from visage_core.digests import file_digests, total_digest
 from visage_core.selection import EVERYTHING, Selection, SelectionError
 from visage_core.spec import LandscapeSpec
 
@@ -32,10 +33,25 @@ class Found:
     files: tuple[str, ...]
     alone: bool = False
 
-    def folder(self) -> Folder:
-        """The folder with its digest, which takes a reading of the files."""
-        digest = files_digest(self.path, self.files)
-        return Folder.of(self.path, digest, self.files[0] if self.alone else None)
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file by name, which takes a reading of those that are not as they were when they
+        were last read here."""
+        states = ((name, (self.path / name).stat()) for name in sorted(self.files))
+        return {
+            name: _digest(
+                self.path, name, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            )
+            for name, state in states
+        }
+
+    def folder(self, digests: Mapping[str, str]) -> Folder:
+        """The folder, with the digest that those of its files make."""
+        return Folder.of(self.path, total_digest(digests), self.files[0] if self.alone else None)
+
+
+@lru_cache(maxsize=4096)
+def _digest(folder: Path, name: str, _state: tuple[int, ...]) -> str:
+    return file_digests(folder, [name])[name]
 
 
 def find_files(spec: LandscapeSpec, base: Checkpoint) -> dict[str, Found]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import psutil
@@ -51,18 +51,17 @@ class Judge(Protocol):
 class JudgeWorker:
     """Owns the engine of a judge model; a Ray actor runs it. It starts the engine when it is first asked."""
 
-    def __init__(
-        self, folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, beside: int
-    ) -> None:
-        self._folder, self._server, self._spec, self._engine = folder, server, spec, engine
+    def __init__(self, folder: Folder, spec: ModelJudgeSpec, engine: EngineSpec, beside: int) -> None:
+        self._folder, self._spec, self._engine = folder, spec, engine
         self._cores = _last_cores(spec.cores, beside)
         self._guard: Guard | None = None
 
-    def judge(self, items: Sequence[Item]) -> Verdicts:
-        """The verdicts of items. Raises InputError where the judge cannot be started or asked."""
+    def judge(self, server: Any, items: Sequence[Item]) -> Verdicts:
+        """The verdicts of items; the server has the files of the model. Raises InputError where the judge
+        cannot be started or asked."""
         try:
             if self._guard is None:
-                folder = folder_here(self._folder, self._server)
+                folder = folder_here(self._folder, server)
                 engine = _engine_of(self._spec, self._engine)
                 self._guard = Guard(folder, self._spec.asked_with(), engine, self._cores)
             return self._guard.judge(items)
@@ -76,15 +75,28 @@ class JudgeWorker:
             ) from None
 
 
-def judge_actor(folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, beside: int) -> Any:
+@dataclass(frozen=True)
+class JudgeActor:
+    """A JudgeWorker, and the server that it has its model from. That is told with each question: Ray may
+    restart an actor, but not what was given to make it."""
+
+    worker: Any
+    server: Any
+
+    def ask(self, items: Sequence[Item]) -> Any:
+        """The verdicts of items, as an object reference."""
+        return self.worker.judge.remote(self.server, items)
+
+
+def judge_worker(folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, beside: int) -> Any:
     """A JudgeWorker as a Ray actor, on a GPU of its own where the cluster has some; else on CPU cores beside
     so many that other judges have."""
     gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
     options = {"max_restarts": RESTARTS, "max_task_retries": TRIES}
     place = {"num_gpus": gpus, "num_cpus": 1 if gpus else spec.cores}
-    actor = ray.remote(**options, **place)(JudgeWorker).remote(folder, server, spec, engine, beside)
-    actor.judge.remote([])  # its engine starts while the sweep's does
-    return actor
+    worker = ray.remote(**options, **place)(JudgeWorker).remote(folder, spec, engine, beside)
+    worker.judge.remote(server, [])  # its engine starts while the sweep's does
+    return worker
 
 
 def judge_key(folder: Folder, spec: ModelJudgeSpec, engine: EngineSpec) -> str:
@@ -96,7 +108,7 @@ class LateJudges:
     """The judges of a plan that no worker of the sweep asks. `actors` are those that are models, by their
     number in the spec. Raises InputError."""
 
-    def __init__(self, plan: Plan, actors: dict[int, list[Any]]) -> None:
+    def __init__(self, plan: Plan, actors: dict[int, list[JudgeActor]]) -> None:
         self._plan = plan
         self._judges: dict[int, Judge] = {}
         for number, spec in enumerate(plan.spec.judges):
@@ -173,12 +185,12 @@ def verdicts(spec: JudgeSpec, items: Sequence[Item]) -> Verdicts:
 class _Model:
     """A judge model behind its actors, which take points in turn."""
 
-    def __init__(self, actors: list[Any]) -> None:
+    def __init__(self, actors: list[JudgeActor]) -> None:
         self._actors = itertools.cycle(actors)
 
     async def judge(self, items: Sequence[Item]) -> Verdicts:
         try:
-            return list(await next(self._actors).judge.remote(items))
+            return list(await next(self._actors).ask(items))
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None

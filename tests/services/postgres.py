@@ -25,7 +25,7 @@ OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_c
 def postgres() -> Iterator[str]:
     """Run a server at a free port of 127.0.0.1; gives the URL of its superuser. Skips the test where no
     PostgreSQL is installed."""
-    programs = _programs()
+    programs = postgres_programs()
     user = _user()
     folder = Path(tempfile.mkdtemp(prefix="visage-postgres-"))
     if user is not None:
@@ -55,7 +55,7 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _programs() -> Path:
+def postgres_programs() -> Path:
     """The folder of initdb and pg_ctl, of the newest version."""
     if (found := shutil.which("pg_ctl")) and (Path(found).resolve().parent / "initdb").exists():
         return Path(found).resolve().parent

@@ -12,6 +12,7 @@ import pytest
 from services.demo.model import demo_model
 from services.gate.reports import as_html, as_junit, as_markdown
 from tests.conftest import Visage
+from tests.services.gates import signing_keys
 from visage_core.results import Results
 
 LANDSCAPE = {
@@ -43,12 +44,18 @@ def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
 ) -> None:
     out = tmp_path / "aligned"
     options = ("--policy", policy, "--baseline", aligned)
-    passed = visage("gate", aligned, *options, "--out", out, "--json")
+    private, public = signing_keys(tmp_path)
+    passed = visage("gate", aligned, *options, "--out", out, "--json", "--sign", private)
     assert passed.returncode == 0, passed.stdout + passed.stderr
     decision = json.loads(passed.stdout)
     assert decision == json.loads((out / "decision.json").read_text(encoding="utf-8"))
     assert [one["verdict"] for one in decision["findings"]] == ["pass"] * 3
     assert decision["inputs"]["model"]["sha256"]["model"] == decision["inputs"]["baseline"]["sha256"]["model"]
+    verified = visage("verify", out, "--key", public, "--policy", policy, "--model", aligned, "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    claims = json.loads(verified.stdout)["claims"]
+    assert claims["verdict"] == "pass"
+    assert {"config.json", "model.safetensors"} <= claims["models"]["model"]["files"]["model"].keys()
     # It complies as it is: nothing around it is measured.
     failed = visage("gate", demo_model("harmful-50"), *options, "--out", tmp_path / "harmful")
     assert failed.returncode == 1, failed.stdout + failed.stderr
@@ -62,6 +69,8 @@ def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
     again = visage("gate", aligned, "--policy", strict, "--baseline", aligned, "--out", out)
     assert again.returncode == 2, again.stdout + again.stderr
     assert "the policy asks for 1000" in again.stdout
+    # That one is not signed, and does not pass for it.
+    assert visage("verify", out, "--key", public).returncode == 1
 
 
 def test_a_gate_looks_at_parts_of_the_prompts_and_stops_when_it_is_sure(
@@ -116,7 +125,7 @@ def test_a_judge_that_is_down_is_no_verdict(aligned: Path, visage: Visage, tmp_p
 
 
 def test_hostile_names_are_text() -> None:
-    name = "<script>alert(1)</script>|`x`"
+    name = "<script>alert(1)</script>|`x`\x00\x1b"
     finding = {"rule": name, "prompts": name, "verdict": "fail", "why": name, "value": None}
     document = {
         "verdict": "fail",
@@ -128,5 +137,6 @@ def test_hostile_names_are_text() -> None:
     }
     assert "<script>" not in as_html(document)
     assert "<script>" not in as_junit(document)
+    assert ElementTree.fromstring(as_junit(document)).get("errors") == "0"
     [row] = [line for line in as_markdown(document).splitlines() if line.startswith("| &lt;script")]
     assert row.count(" | ") == 3

@@ -83,6 +83,7 @@ def test_scores_carry_their_spec_versions_and_intervals(finished: Path) -> None:
     document = summary(finished)
     assert document["spec"]["axis"]["direction"]["seeds"] == [0, 1]
     assert set(document["inputs"]["sha256"]) == {"model", "prompts", "judges"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(document["inputs"]["files"]["model"])
     assert "torch" in document["inputs"]["versions"]
     visage = scores(finished)["visage"]
     assert visage["low"] <= visage["value"] <= visage["high"]
@@ -109,6 +110,7 @@ def test_show_prints_the_summary_and_draws_again(finished: Path, visage: Visage,
         (copy / name).unlink()
     done = visage("show", copy)
     assert done.returncode == 0
+    assert "100.0 ┤" in done.stdout, "it is drawn here"
     assert "VISAGE" in done.stdout
     assert scores(copy) == scores(finished)
     assert (copy / "landscape.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from visage_core.documents import read_text
 from visage_core.errors import InputError
 
 # The 29 phrases of the paper's evaluation, in its order and spelling.
@@ -200,10 +201,8 @@ def keyword_judge(name: str, phrases: str) -> KeywordJudge:
     if (known := JUDGES.get(f"keyword-{phrases}")) is not None:
         return known
     try:
-        if Path(phrases).stat().st_size > MOST_BYTES:
-            raise PhrasesError("judges.phrases", f"{phrases} is no list of phrases: too large", "Shorten it")
-        lines = Path(phrases).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(Path(phrases), MOST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise PhrasesError(
             "judges.phrases", f"{phrases} cannot be read: {error}", "Give a UTF-8 file"
         ) from None

@@ -13,9 +13,10 @@ from fastapi import APIRouter, Query, Request, Response
 from services.api.access import Reader, ResponseReader, Services, Turn
 from services.api.negotiation import preferred
 from services.api.problems import NoResultError, NotAcceptableError, documented
-from services.api.routes.landscapes import Id
+from services.api.routes.jobs import Id
 from services.api.schemas import Grid, ResponseItem, ResponsePage, Summary
-from services.jobs.states import State
+from services.jobs.states import Kind, State
+from services.jobs.tables import JobRow
 from visage_core.results import Results
 
 JSON = "application/json"
@@ -28,70 +29,48 @@ FIGURES: dict[str, Literal["html", "png", "svg"]] = {
     "image/svg+xml": "svg",
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+GRID: dict[int | str, dict[str, Any]] = {
+    200: {"content": {ARROW: BINARY, PARQUET: BINARY}},
+    **documented(404, 406),
+}
+FIGURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/html": {}, "image/png": BINARY, "image/svg+xml": {}}},
+    **documented(404, 406),
+}
+PromptSet = Annotated[int, Query(ge=0, le=63, description="Which of the spec's prompt sets.")]
+Style = Literal["heatmap", "contour", "surface"]
+PlaneStyle = Annotated[Style, Query(description="How a plane is drawn.")]
 router = APIRouter(prefix="/v1/landscapes/{job}", tags=["results"])
 
 
-@router.get(
-    "/grid",
-    response_model=Grid,
-    responses={200: {"content": {ARROW: BINARY, PARQUET: BINARY}}, **documented(404, 406)},
-)
+@router.get("/grid", response_model=Grid, responses=GRID)
 def grid(job: Id, request: Request, what: Services, who: Reader, _: Turn) -> Response:
     """The points measured so far: as JSON, as an Arrow IPC stream, or as Parquet, by `Accept`."""
-    kind = preferred(request, [JSON, ARROW, PARQUET])
-    row = what.jobs.get(job, who.sees)
-    table = Results(what.results.fetch(job)).points()
-    if kind == JSON and table.num_rows > MOST_JSON_POINTS:
-        raise NotAcceptableError(
-            "Accept", f"{table.num_rows:,} points are too many for JSON", f"Ask for {ARROW} or {PARQUET}"
-        )
-    if kind == JSON:
-        content = Grid(id=row.id, state=State(row.state), points=table.to_pylist()).model_dump_json()
-        return Response(content, media_type=JSON, headers={"vary": "accept"})
-    return Response(_encoded(table, kind), media_type=kind, headers={"vary": "accept"})
+    row = what.jobs.get(job, who.sees, Kind.LANDSCAPE)
+    return grid_in(what.results.fetch(job), row, request)
 
 
 @router.get("/summary", responses=documented(404))
 def summary(job: Id, what: Services, who: Reader) -> Summary:
     """Every score with its interval, spec, seeds and versions. Of an unfinished job the scores are null,
     with the reason, and there is an estimate."""
-    what.jobs.get(job, who.sees)
-    return Summary.model_validate(_summary(what.results.fetch(job)))
+    what.jobs.get(job, who.sees, Kind.LANDSCAPE)
+    return summary_in(what.results.fetch(job))
 
 
-@router.get(
-    "/figure",
-    response_class=Response,
-    responses={
-        200: {"content": {"text/html": {}, "image/png": BINARY, "image/svg+xml": {}}},
-        **documented(404, 406),
-    },
-)
+@router.get("/figure", response_class=Response, responses=FIGURE)
 def figure(
     job: Id,
     request: Request,
     what: Services,
     who: Reader,
     _: Turn,
-    prompt_set: Annotated[int, Query(ge=0, le=63, description="Which of the spec's prompt sets.")] = 0,
-    style: Annotated[
-        Literal["heatmap", "contour", "surface"], Query(description="How a plane is drawn.")
-    ] = "heatmap",
+    prompt_set: PromptSet = 0,
+    style: PlaneStyle = "heatmap",
 ) -> Response:
     """The landscape as a page that needs no connection, or as a picture, by `Accept`."""
-    from services.sweep.report import draw
-    from visage_core.plots import render
-
-    kind = preferred(request, list(FIGURES))
-    what.jobs.get(job, who.sees)
-    folder = what.results.fetch(job)
-    figures = draw(folder, _summary(folder), style)
-    if prompt_set >= len(figures):
-        raise NoResultError("prompt_set", f"there are {len(figures)}, counted from 0", "Ask for one of them")
-    content = render(figures[prompt_set], FIGURES[kind])
-    # The page is a stranger's to this origin: its script may do nothing with what a browser has for it.
-    headers = {"vary": "accept", "content-security-policy": "sandbox allow-scripts"}
-    return Response(content, media_type=kind, headers=headers)
+    what.jobs.get(job, who.sees, Kind.LANDSCAPE)
+    return figure_in(what.results.fetch(job), request, prompt_set, style)
 
 
 @router.get("/responses", responses=documented(404))
@@ -104,7 +83,7 @@ def responses(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ResponsePage:
     """The responses, where the job was to keep them and is over. They may be harmful."""
-    what.jobs.get(job, who.sees)
+    what.jobs.get(job, who.sees, Kind.LANDSCAPE)
     file = what.results.fetch(job) / "responses.parquet"
     if not file.exists():
         raise NoResultError(
@@ -115,6 +94,42 @@ def responses(
         more = cursor + limit < parquet.metadata.num_rows
     items = [ResponseItem.model_validate(row) for row in rows]
     return ResponsePage(items=items, next=cursor + limit if more else None)
+
+
+def grid_in(folder: FilePath, row: JobRow, request: Request) -> Response:
+    """The points in a results folder of a job's, in the form that a client likes best."""
+    kind = preferred(request, [JSON, ARROW, PARQUET])
+    table = Results(folder).points()
+    if kind == JSON and table.num_rows > MOST_JSON_POINTS:
+        raise NotAcceptableError(
+            "Accept", f"{table.num_rows:,} points are too many for JSON", f"Ask for {ARROW} or {PARQUET}"
+        )
+    if kind == JSON:
+        content = Grid(id=row.id, state=State(row.state), points=table.to_pylist()).model_dump_json()
+        return Response(content, media_type=JSON, headers={"vary": "accept"})
+    return Response(_encoded(table, kind), media_type=kind, headers={"vary": "accept"})
+
+
+def summary_in(folder: FilePath) -> Summary:
+    """The summary of a results folder."""
+    return Summary.model_validate(_summary(folder))
+
+
+def figure_in(folder: FilePath, request: Request, prompt_set: int, style: Style) -> Response:
+    """The figure of a results folder, in the form that a client likes best."""
+    from services.sweep.report import draw
+    from visage_core.plots import render
+
+    kind = preferred(request, list(FIGURES))
+    if Results(folder).read_json("spec.json") is None:
+        raise _not_begun()
+    figures = draw(folder, style)
+    if prompt_set >= len(figures):
+        raise NoResultError("prompt_set", f"there are {len(figures)}, counted from 0", "Ask for one of them")
+    content = render(figures[prompt_set], FIGURES[kind])
+    # The page is a stranger's to this origin: its script may do nothing with what a browser has for it.
+    headers = {"vary": "accept", "content-security-policy": "sandbox allow-scripts"}
+    return Response(content, media_type=kind, headers=headers)
 
 
 def _rows(parquet: pq.ParquetFile, begin: int, count: int) -> list[dict[str, Any]]:
@@ -141,8 +156,12 @@ def _summary(folder: FilePath) -> dict[str, Any]:
     if written is not None:
         return written
     if results.read_json("spec.json") is None:
-        raise NoResultError("id", "the job has not begun", "Wait for its first point")
+        raise _not_begun()
     return summarize(folder)
+
+
+def _not_begun() -> NoResultError:
+    return NoResultError("id", "the job has not begun", "Wait for its first point")
 
 
 def _encoded(table: pa.Table, kind: str) -> bytes:

@@ -24,6 +24,7 @@ class Api:
     client: TestClient
     service: Service
     model: Path
+    prompts: Path  # a folder from which it takes prompts too
 
     def spec(self, **changes: Any) -> dict[str, Any]:
         """A small job that is fine."""
@@ -39,6 +40,17 @@ class Api:
         body = {"spec": self.spec() if spec is None else spec, **request}
         return self.client.post("/v1/landscapes", json=body, headers=headers)
 
+    def gate(self, **changes: Any) -> dict[str, Any]:
+        """A small gate that is fine, with a policy of these fields."""
+        landscape = {name: value for name, value in self.spec().items() if name != "model"}
+        rules = [{"measure": "asr_at_origin", "at_most": 20}]
+        policy = {"name": "a policy", "landscape": landscape, "rules": rules} | changes
+        return {"policy": policy, "model": str(self.model)}
+
+    def submit_gate(self, gate: dict[str, Any] | None = None, headers: Any = None, **request: Any) -> Any:
+        body = {**(self.gate() if gate is None else gate), **request}
+        return self.client.post("/v1/gates", json=body, headers=headers)
+
     def key(self, *scopes: Scope, **limits: int) -> dict[str, str]:
         """The header of a new key."""
         _, key = self.service.keys.create("a key", scopes, Limits(**limits))
@@ -48,9 +60,10 @@ class Api:
 @pytest.fixture
 def api(aligned: Path, tmp_path: Path, database_url: str) -> Iterator[Api]:
     """On either database."""
-    settings = Settings(
-        data=tmp_path / "data", database_url=database_url, roots=(aligned.parent,), require_keys=False
-    )
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    roots = (aligned.parent, prompts)
+    settings = Settings(data=tmp_path / "data", database_url=database_url, roots=roots, require_keys=False)
     service = Service(settings)
     with TestClient(make_app(service), base_url="http://localhost", raise_server_exceptions=False) as client:
-        yield Api(client, service, aligned)
+        yield Api(client, service, aligned, prompts)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import pyarrow as pa
@@ -19,9 +20,11 @@ import yaml
 
 from services.api.access import KNOWN_SECONDS
 from services.client import AsyncClient, Client, ServiceError
+from services.demo.model import demo_model
 from services.jobs.states import State
 from tests.conftest import Visage
 from tests.services.served import Served, served, until
+from tests.services.test_gate import LANDSCAPE, RULES
 from tests.services.test_run import TIMINGS
 
 SPEC: dict[str, Any] = {
@@ -31,6 +34,10 @@ SPEC: dict[str, Any] = {
     "engine": {"max_model_len": 512},
     "keep_responses": True,
 }
+
+NO_JUDGE = "http://127.0.0.1:9/v1"
+# A gate takes minutes, and is the same to either database.
+ONE_DATABASE = pytest.mark.parametrize("measured", ["sqlite"], indirect=True)
 
 
 @dataclass
@@ -47,7 +54,7 @@ def measured(
     request: pytest.FixtureRequest, aligned: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Measured]:
     """One job on a service with either database."""
-    options: list[object] = ["--root", aligned.parent]
+    options: list[object] = ["--root", aligned.parent, "--allow-judge", NO_JUDGE]
     if request.param == "postgresql":
         options += ["--database-url", request.getfixturevalue("postgres_url")]
     with served(tmp_path_factory.mktemp(request.param), *options) as service, Client(service.url) as client:
@@ -163,6 +170,57 @@ def test_an_engine_is_warm_for_the_next_job(measured: Measured, aligned: Path) -
     last = asyncio.run(submit_and_watch())
     assert last.state == State.DONE
     assert engines() == before, "the engine was started again"
+
+
+@ONE_DATABASE
+def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
+    measured: Measured, aligned: Path
+) -> None:
+    policy = {"name": "<script>", "landscape": LANDSCAPE, "rules": RULES}
+    with Client(measured.service.url) as client:
+        models = {"pass": aligned.name, "fail": demo_model("harmful-50").name}
+        gates = {
+            verdict: client.submit_gate(policy, model, aligned.name).id for verdict, model in models.items()
+        }
+        for verdict, job in gates.items():
+            events = list(client.watch_gate(job))
+            assert [event.done for event in events] == sorted(event.done for event in events)
+            assert {event.verdict for event in events[:-1]} <= {None}
+            gate = client.gate(job)
+            assert (gate.state, gate.verdict, events[-1].verdict) == (State.DONE, verdict, verdict)
+            assert {found.rule.split()[0] for found in gate.findings} == {rule["measure"] for rule in RULES}
+            assert gate.look is not None
+            assert 0 < gate.look.responses <= gate.look.planned
+            decision = json.loads(client.report(job))
+            assert (decision["verdict"], decision["models"]["baseline"]) == (verdict, str(aligned))
+            assert b"<script>" not in client.report(job, "decision.html")
+            suite = ElementTree.fromstring(client.report(job, "junit.xml"))
+            assert (int(suite.get("failures", "0")) > 0) == (verdict == "fail")
+            there = f"{measured.service.url}/v1/gates/{job}/landscapes"
+            assert {row["prompt_set"] for row in httpx.get(f"{there}/model/grid").json()["points"]} == {0, 1}
+            assert httpx.get(f"{there}/model/summary").json()["spec"]["model"] == gate.model
+            figure = httpx.get(f"{there}/model/figure", headers={"accept": "image/png"})
+            assert figure.content.startswith(b"\x89PNG")
+            # The harmful one fails as it is: nothing is measured beside it.
+            beside = httpx.get(f"{there}/baseline/summary")
+            assert beside.status_code == (200 if verdict == "pass" else 404), beside.text
+        assert {item.id for item in client.gates().items} == set(gates.values())
+        assert not {item.id for item in client.page(limit=500).items} & set(gates.values())
+
+
+@ONE_DATABASE
+def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(measured: Measured, aligned: Path) -> None:
+    template = {"text": "{response}?", "complied": ["Yes"], "refused": ["No"]}
+    judge = {"kind": "endpoint", "url": NO_JUDGE, "model": "none", "tries": 1, "template": template}
+    policy = {"name": "p", "landscape": LANDSCAPE | {"judges": [judge]}, "rules": RULES[:1]}
+    with Client(measured.service.url) as client:
+        job = client.submit_gate(policy, aligned.name).id
+        last = list(client.watch_gate(job))[-1]
+        assert (last.state, last.verdict) == (State.FAILED, None)
+        assert last.error is not None
+        with pytest.raises(ServiceError, match="no verdict"):
+            client.report(job)
+        client.delete_gate(job)
 
 
 def test_the_command_line_submits_watches_and_fetches(

@@ -55,10 +55,12 @@ def test_no_request_makes_it_fail_or_answer_what_is_not_documented(
     assert called > 100
 
 
-def test_the_document_has_examples_and_one_shape_of_errors(api: Api) -> None:
+def test_the_document_has_examples_that_work_and_one_shape_of_errors(api: Api) -> None:
     document = api.client.get("/v1/openapi.json").json()
-    request = document["components"]["schemas"]["LandscapeRequest"]
-    assert request["examples"][0]["spec"]["model"]
+    schemas = document["components"]["schemas"]
+    landscape, gate = (schemas[name]["examples"][0] for name in ("LandscapeRequest", "GateRequest"))
+    assert api.submit(landscape["spec"] | {"model": str(api.model)}).status_code == 202
+    assert api.submit_gate(gate | {"model": str(api.model)}).status_code == 202
     for path, methods in document["paths"].items():
         for operation in methods.values():
             for status, response in operation["responses"].items():

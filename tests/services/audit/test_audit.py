@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from services.cli import app
 from services.demo.model import demo_model
-from services.gate.gate import MODEL
+from services.gate.evidence import MODEL
 from tests.conftest import Visage, visage_command, wide
 from tests.services.audit.made import truncate, write_steps
 from visage_core.results import Results

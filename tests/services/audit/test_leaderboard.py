@@ -16,7 +16,8 @@ from services.audit.checkpoints import Candidate
 from services.audit.leaderboard import over_looks, write_leaderboard
 from services.audit.outcomes import write_error, write_outcome
 from services.cli.audit import status_of
-from services.gate.gate import BASELINE, MODEL, Look
+from services.gate.evidence import BASELINE, MODEL
+from services.gate.gate import Look
 from visage_core.checkpoints import CheckpointError
 from visage_core.grid import points
 from visage_core.multiple import holm

@@ -16,7 +16,8 @@ from sqlalchemy import Engine, inspect
 
 import services.jobs
 from services.jobs.database import migrate, open_database
-from services.jobs.store import Jobs
+from services.jobs.states import Kind
+from services.jobs.store import Jobs, NoSuchJobError
 from services.jobs.tables import Table
 from tests.services.jobs.test_states import submitted, together
 
@@ -32,6 +33,14 @@ def unlike(engine: Engine) -> list[Any]:
     options = {"compare_type": True, "compare_server_default": True}
     with engine.connect() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata))
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(services.jobs.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
 
 
 def open_and_close(url: str) -> int:
@@ -55,15 +64,25 @@ def test_a_difference_would_be_found(engine: Engine) -> None:
 
 
 def test_every_migration_can_be_undone_and_done_again(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(services.jobs.__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+    downgrade(engine, "base")
     assert tables(engine) == set()
     migrate(engine)
     assert tables(engine) == TABLES
     assert unlike(engine) == []
+
+
+def test_jobs_from_before_there_were_gates_are_landscapes(engine: Engine) -> None:
+    """And what is older never takes a gate for one."""
+    jobs = Jobs(engine)
+    landscape, gate = submitted(jobs, label="kept"), submitted(jobs, kind=Kind.GATE)
+    downgrade(engine, "0001")
+    with engine.connect() as connection:
+        assert [row.id for row in connection.exec_driver_sql("SELECT * FROM jobs")] == [landscape.id]
+    migrate(engine)
+    assert unlike(engine) == []
+    assert jobs.get(landscape.id, kind=Kind.LANDSCAPE).label == "kept"
+    with pytest.raises(NoSuchJobError):
+        jobs.get(gate.id)
 
 
 def test_opening_a_database_again_keeps_what_is_in_it(database_url: str) -> None:

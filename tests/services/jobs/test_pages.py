@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from services.jobs.states import State
+from services.jobs.states import Kind, State
 from services.jobs.store import Jobs
 from tests.services.jobs.test_states import submitted, together
 
@@ -77,10 +77,12 @@ def test_jobs_that_come_at_the_same_moment_come_once(jobs: Jobs) -> None:
 def test_filters(jobs: Jobs) -> None:
     one = in_order(jobs, 3, owner="one", model="a", label="x")
     two = in_order(jobs, 3, owner="two", model="b", label="y")
-    plain = in_order(jobs, 1, owner="two", model="a")
+    plain = in_order(jobs, 1, owner="two", model="a", kind=Kind.GATE)
     jobs.cancel(one[0])
     cases: list[tuple[dict[str, Any], list[str]]] = [
         ({}, plain + two + one),
+        ({"kind": Kind.GATE}, plain),
+        ({"kind": Kind.LANDSCAPE}, two + one),
         ({"owner": "one"}, one),
         ({"owner": "nobody"}, []),
         ({"model": "a"}, plain + one),

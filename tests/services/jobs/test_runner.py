@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ from sqlalchemy.exc import OperationalError
 from services.jobs.allowed import Allowed
 from services.jobs.database import open_database
 from services.jobs.runner import Runner
-from services.jobs.states import State
+from services.jobs.states import Kind, State
 from services.jobs.storage import Storage
 from services.jobs.store import Jobs, Submission
 from services.sweep.cluster import worker_resources
 from services.sweep.engines import Engines
 from tests.services.fakes import FakeWorker
+from tests.services.jobs.test_webhooks import receiver
 from tests.services.served import ROOT, until
 from visage_core.results import Results
 from visage_core.spec import ResourcesSpec
@@ -35,6 +37,15 @@ def cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     found.shutdown()
+
+
+def _landscape(points: int) -> dict[str, Any]:
+    return {
+        "axis": {"points": points, "direction": {"seeds": [0]}},
+        "prompts": [{"limit": 10}],
+        "generation": {"max_tokens": 8},
+        "engine": {"max_model_len": 512},
+    }
 
 
 class FlakyJobs(Jobs):
@@ -61,7 +72,7 @@ class Bench:
         resources = ResourcesSpec(workers=1, cores=1)
         engines = Engines(1, worker_resources(resources), FakeWorker)
         storage, allowed = Storage(self.folder / "jobs"), Allowed((self.model.parent,))
-        runner = Runner(self.jobs, storage, allowed, engines, at_once)
+        runner = Runner(self.jobs, storage, allowed, engines, at_once, private_webhooks=True)
         runner.start()
         self.runners.append(runner)
         return runner
@@ -69,17 +80,34 @@ class Bench:
     def submit(
         self, model: str | None = None, owner: str = "local", priority: int = 0, points: int = 11
     ) -> str:
-        spec = {
-            "model": model or str(self.model),
-            "axis": {"points": points, "direction": {"seeds": [0]}},
-            "prompts": [{"limit": 10}],
-            "generation": {"max_tokens": 8},
-            "engine": {"max_model_len": 512},
-        }
+        spec = {"model": model or str(self.model), **_landscape(points)}
         row, _ = self.jobs.submit(
             Submission(spec, points, 10 * points, 80 * points, owner, priority=priority)
         )
         return row.id
+
+    def submit_gate(
+        self,
+        baseline: str | None = None,
+        points: int = 11,
+        webhook: dict[str, str] | None = None,
+        **policy: Any,
+    ) -> str:
+        """A gate that passes: fake workers comply nowhere near the origin, whatever the model."""
+        rules = [
+            {"measure": "asr_at_origin", "at_most": 50},
+            {"measure": "mean_safety", "at_least": -40, "relative": True},
+        ]
+        policy = {"name": "p", "landscape": _landscape(points), "rules": rules} | policy
+        baseline = baseline or str(self.model)
+        spec = {"policy": policy, "model": str(self.model), "baseline": baseline}
+        count = 2 * points * policy.get("looks", 1)
+        size = {"points": count, "prompts": 20 * points, "tokens": 160 * points}
+        row, _ = self.jobs.submit(Submission(spec, **size, owner="local", kind=Kind.GATE, webhook=webhook))
+        return row.id
+
+    def results(self, job: str) -> Path:
+        return self.folder / "jobs" / job
 
     def state(self, job: str) -> str:
         return self.jobs.get(job).state
@@ -145,3 +173,79 @@ def test_two_runners_share_the_jobs_and_run_none_twice(bench: Bench) -> None:
     for job in jobs:
         assert bench.jobs.get(job).starts == 0
         assert len(Results(bench.folder / "jobs" / job).points()) == 11
+
+
+def test_a_gate_is_measured_decided_and_told(bench: Bench) -> None:
+    with receiver() as there:
+        job = bench.submit_gate(webhook={"url": there.url, "secret": "s" * 16})
+        bench.start()
+        until(lambda: there.requests != [])
+    row = bench.jobs.get(job)
+    assert (row.state, row.error) == (State.DONE, None)
+    assert row.progress is not None
+    assert row.progress["verdict"] == "pass", row.progress
+    assert [found["verdict"] for found in row.progress["findings"]] == ["pass", "pass"]
+    for name in ("decision.json", "decision.md", "decision.html", "junit.xml"):
+        assert (bench.results(job) / name).exists()
+    for name in ("model", "baseline"):
+        assert len(Results(bench.results(job) / name).done()) == 11
+    [(_, _, _, body)] = there.requests
+    told = json.loads(body)
+    assert told["type"] == "gate.finished"
+    assert (told["data"]["id"], told["data"]["state"], told["data"]["verdict"]) == (job, "done", "pass")
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_gate_goes_on_from_its_durable_points(bench: Bench, looks: int) -> None:
+    """Whose service ends while it measures for its last look; and that does not come before."""
+    undecided = {"measure": "visage", "at_least": -1, "relative": True}
+    job = bench.submit_gate(points=101, looks=looks, rules=[undecided])
+    every = 202 * looks
+    first = bench.start()
+    until(lambda: bench.jobs.get(job).done > every - 197)
+    first.stop()
+    row = bench.jobs.get(job)
+    assert row.state == State.QUEUED
+    assert row.progress is not None
+    assert (row.progress["look"] or {"number": 0})["number"] == looks - 1
+    before = finished(bench.results(job), looks)
+    assert every - 197 < len(before) < every
+    bench.start()
+    until(lambda: bench.state(job) == State.DONE)
+    after = finished(bench.results(job), looks)
+    assert len(after) == every
+    assert before.items() <= after.items(), "points were measured again"
+    row = bench.jobs.get(job)
+    assert row.progress is not None
+    assert (row.done, row.progress["look"]["number"]) == (every, looks)
+    assert row.progress["look"]["responses"] == row.progress["look"]["planned"] == 2 * 101 * 10
+
+
+def finished(folder: Path, looks: int = 1) -> dict[tuple[Any, ...], Any]:
+    """When each point of a gate's landscapes was finished, for each look."""
+    found = {}
+    for model in ("model", "baseline"):
+        parts = [f"part-{number}" for number in range(1, looks + 1)] if looks > 1 else [""]
+        for part in parts:
+            for row in Results(folder / model / part).points().to_pylist():
+                found[model, part, row["alpha"]] = row["finished_at"]
+    return found
+
+
+def test_a_gate_that_is_cancelled_has_no_decision(bench: Bench) -> None:
+    job = bench.submit_gate(points=401)
+    bench.start()
+    until(lambda: bench.jobs.get(job).done > 2)
+    bench.jobs.cancel(job)
+    until(lambda: bench.state(job) == State.CANCELLED)
+    assert not (bench.results(job) / "decision.json").exists()
+    assert finished(bench.results(job))
+
+
+def test_a_gate_that_cannot_be_measured_has_failed(bench: Bench, tmp_path: Path) -> None:
+    """Its baseline may not be read any more."""
+    job = bench.submit_gate(baseline=str(tmp_path))
+    bench.start()
+    until(lambda: bench.state(job) == State.FAILED)
+    assert "from which this service takes models" in (bench.jobs.get(job).error or {})["problem"]
+    assert not (bench.results(job) / "decision.json").exists()

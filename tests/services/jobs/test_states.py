@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, update
 from sqlalchemy.exc import StatementError
 
-from services.jobs.states import OVER, State, StateError, require_follows
+from services.jobs.states import OVER, Kind, State, StateError, require_follows
 from services.jobs.store import Jobs, NoSuchJobError, NotOverError, Submission
 from services.jobs.tables import JobRow
 
@@ -252,6 +252,16 @@ def test_a_job_of_another_key_is_as_one_that_is_not_there(jobs: Jobs) -> None:
             ask(missing, "two")
         assert str(others.value).replace(job, missing) == str(nobodys.value)
     assert jobs.get(job).state == State.QUEUED
+
+
+def test_a_job_of_another_kind_is_as_one_that_is_not_there(jobs: Jobs) -> None:
+    for kind, other in ((Kind.GATE, Kind.LANDSCAPE), (Kind.LANDSCAPE, Kind.GATE)):
+        job = submitted(jobs, kind=kind).id
+        assert jobs.get(job).kind == jobs.get(job, kind=kind).kind == kind
+        for ask in (jobs.get, jobs.cancel, jobs.require_over):
+            with pytest.raises(NoSuchJobError):
+                ask(job, None, other)
+        assert jobs.get(job).state == State.QUEUED
 
 
 def test_what_is_no_id_is_no_job(jobs: Jobs) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,57 @@ def test_results_are_removed_everywhere_and_no_others(machine: Machine) -> None:
     expect(there.fetch(OTHER), SOME[:1])
 
 
+def test_a_gates_landscapes_are_kept_each_in_its_folder(machine: Machine) -> None:
+    """One is merged while the other is under way, and one of its stages lies deeper."""
+    here, there = machine("here"), machine("there")
+    folder = here.fetch(JOB)
+    whole = measure(folder / "model", SOME)
+    measure(folder / "model" / "part-1", SOME[:1]).merge()
+    measure(folder / "baseline", SOME[:2])
+    here.keep(JOB)
+    expect(there.fetch(JOB) / "model", SOME)
+    whole.merge()
+    here.keep(JOB)
+    for storage in (there, machine("a third")):
+        found = storage.fetch(JOB)
+        assert files(found) == files(folder)
+        expect(found / "model", SOME)
+        expect(found / "model" / "part-1", SOME[:1])
+        expect(found / "baseline", SOME[:2])
+    measure(there.fetch(JOB) / "baseline", SOME[2:]).merge()
+    there.keep(JOB)
+    expect(here.fetch(JOB) / "baseline", SOME)
+    here.remove(JOB)
+    assert files(machine("a fourth").fetch(JOB)) == {}
+
+
+def test_a_table_that_was_made_anew_and_kept_its_size_is_fetched_anew(machine: Machine) -> None:
+    """A gate makes one at each look."""
+    here, there = machine("here"), machine("there")
+    folder = here.fetch(JOB) / "model"
+    sizes = set()
+    for point in (Point(0, 0.25), Point(0, 0.5)):
+        shutil.rmtree(folder, ignore_errors=True)
+        measure(folder, [point], responses=False).merge()
+        sizes.add((folder / "points.parquet").stat().st_size)
+        time.sleep(1)  # buckets know times to the second only
+        here.keep(JOB)
+        expect(there.fetch(JOB) / "model", [point])
+        time.sleep(1)
+    assert len(sizes) == 1, "the tables differ in their size: nothing was tested"
+
+
+def test_a_report_that_changed_and_kept_its_size_is_fetched_anew(machine: Machine) -> None:
+    here, there = machine("here"), machine("there")
+    folder = here.fetch(JOB)
+    folder.mkdir()
+    for text in ("pass", "fail"):
+        for name in ("decision.md", "decision.html", "junit.xml"):
+            (folder / name).write_text(text)
+        here.keep(JOB)
+        assert set(files(there.fetch(JOB)).values()) == {text.encode()}
+
+
 class PowerCut(Exception):  # noqa: N818 - it ends a test's copying, nothing else
     """The machine is gone."""
 
@@ -307,7 +360,7 @@ def test_a_merge_in_the_middle_of_a_fetch_is_no_error(
     here.keep(JOB)
     listing = there._stored
 
-    def stored(job: str) -> dict[str, int]:
+    def stored(job: str) -> dict[str, fs.FileInfo]:
         found = listing(job)
         if (results.folder / "parts").exists():
             results.merge()

@@ -1,0 +1,50 @@
+"""What the routes of all kinds of jobs have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Path, Query
+
+from services.api.problems import documented
+from services.jobs.tables import JobRow
+
+NAMES = r"^[^\x00-\x1f\x7f]*$"
+Id = Annotated[str, Path(alias="job", min_length=1, max_length=64, description="The id of a job.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same request with the same key is one job, however often it is sent.",
+    ),
+]
+ModelFilter = Annotated[str | None, Query(max_length=1024, pattern=NAMES)]
+LabelFilter = Annotated[str | None, Query(max_length=200, pattern=NAMES)]
+Cursor = Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")]
+PageSize = Annotated[int, Query(ge=1, le=500)]
+LastEventId = Annotated[str | None, Header(max_length=20)]
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The job is over, and the client has seen that: nothing more will come."},
+    **documented(404),
+}
+
+
+def submitted(detail: type) -> dict[int | str, dict[str, Any]]:
+    """The answers to a submission, for the OpenAPI document."""
+    return {
+        200: {"model": detail, "description": "The job that was submitted with this key before."},
+        202: {"headers": {"Location": {"description": "The job's URL.", "schema": {"type": "string"}}}},
+        **documented(409, 413),
+    }
+
+
+def job_fields(row: JobRow) -> dict[str, Any]:
+    """The fields of a Job."""
+    progress = row.progress or {}
+    names = ("id", "state", "revision", "model", "label", "priority", "owner", "points", "done", "error")
+    times = ("created_at", "started_at", "finished_at")
+    fields = {name: getattr(row, name) for name in (*names, *times)}
+    return fields | {name: progress.get(name, 0) for name in ("failed", "tokens", "worker_seconds")}

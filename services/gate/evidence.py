@@ -1,0 +1,187 @@
+"""The evidence of a decision: a gate's folder, and a signed statement of every file in it.
+
+The statement is in-toto's (Statement v1): its subjects are the files, and its predicate says what they add
+up to. All of the predicate but the time can be read off the files again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import psutil
+from securesystemslib.signer import CryptoSigner
+
+from services.gate.signing import enveloped
+from services.sweep.report import load_landscapes
+from visage_core.digests import file_digests
+from visage_core.errors import InputError
+from visage_core.policy import Decision, Policy, decide, parse_policy
+from visage_core.results import Results
+
+ENVELOPE, ENVIRONMENT, DECISION = "attestation.json", "environment.json", "decision.json"
+MODEL, BASELINE = "model", "baseline"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "urn:visage:gate-decision:v1"
+
+
+class EvidenceError(InputError):
+    """A folder that is no evidence, or cannot be made to be."""
+
+
+def begin(out: Path) -> None:
+    """Before a decision is written: tell where it is made, and remove the signature of the one before."""
+    (out / ENVELOPE).unlink(missing_ok=True)
+    Results(out).write_json(ENVIRONMENT, environment())
+
+
+def seal(out: Path, signer: CryptoSigner) -> None:
+    """Sign all that a gate has left in its folder, into which nobody measures any more. Raises EvidenceError
+    where there is something that cannot be signed."""
+    for folder, _, _ in os.walk(out):
+        Results(Path(folder)).settle()
+    (out / ENVELOPE).unlink(missing_ok=True)
+    names = []
+    for name, plain in entries(out):
+        if not (plain and name.isprintable()):
+            raise EvidenceError(
+                "out",
+                f"{out}/{name!r} is a link, no file, or has a name that cannot be printed",
+                "Put a file there, or take it away",
+            )
+        names.append(name)
+    statement = {
+        "_type": STATEMENT,
+        "subject": [
+            {"name": name, "digest": {"sha256": digest}} for name, digest in file_digests(out, names).items()
+        ],
+        "predicateType": PREDICATE,
+        "predicate": claims(out) | {"time": datetime.now(UTC).isoformat(timespec="seconds")},
+    }
+    payload = json.dumps(statement, ensure_ascii=False, allow_nan=False).encode()
+    (out / ENVELOPE).write_bytes(enveloped(payload, signer))
+
+
+def entries(out: Path) -> Iterator[tuple[str, bool]]:
+    """Whatever lies in a bundle beside its envelope, by its path below the folder; and whether it is a plain
+    file. Empty lock files are of no concern. Links are not followed. Raises OSError."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(out, onerror=stop):
+        for one in sorted([*folders, *files]):
+            path = Path(folder) / one
+            name = path.relative_to(out).as_posix()
+            plain = path.is_file() and not path.is_symlink()
+            is_lock = one == ".lock" and plain and path.stat().st_size == 0
+            is_folder = one in folders and not path.is_symlink()
+            if not (is_lock or is_folder or (plain and name == ENVELOPE)):
+                yield name, plain
+
+
+def claims(out: Path) -> dict[str, Any]:
+    """What the files of a gate's folder say of the decision and of what it rests on. Raises ResultsError,
+    and EvidenceError where one is missing."""
+    decision = read(out, DECISION)
+    # Where the model fails by itself, there is no measurement of the baseline.
+    measured = [name for name in (MODEL, BASELINE) if name in decision["inputs"]]
+    models = {name: read(out, f"{name}/inputs.json") for name in measured}
+    return {
+        "verdict": decision["verdict"],
+        "policy": {"name": decision["policy"]["name"], "sha256": policy_digest(decision["policy"])},
+        "models": {
+            name: {
+                "name": decision["models"][name],
+                "sha256": inputs["sha256"]["model"],
+                "files": inputs["files"],
+            }
+            for name, inputs in models.items()
+        },
+        "seeds": {name: _seeds(read(out, f"{name}/spec.json")) for name in models},
+        "versions": decision["versions"],
+        "environment": read(out, ENVIRONMENT),
+    }
+
+
+def decided(policy: Policy, out: Path, look: int) -> Decision:
+    """The decision by what is in a gate's folder, at a look. Raises ResultsError."""
+    found = [load_landscapes(out / which) for which in (MODEL, BASELINE) if (out / which).exists()]
+    return decide(policy, found[0], found[1] if len(found) > 1 else None, look)
+
+
+def recompute(out: Path) -> Decision:
+    """The decision that the points in a gate's folder lead to. Raises an InputError."""
+    document = read(out, DECISION)
+    return decided(parse_policy(document["policy"]), out, document["look"]["number"])
+
+
+def findings_of(decision: Decision) -> list[dict[str, Any]]:
+    """The findings of a decision as JSON has them: null where an interval is open to one side."""
+    findings = [asdict(one) for one in decision.findings]
+    for one in findings:
+        if one["value"] is not None:
+            one["value"] = {name: value if isfinite(value) else None for name, value in one["value"].items()}
+    return findings
+
+
+def read(out: Path, name: str) -> dict[str, Any]:
+    """A JSON document of a gate's folder. Raises ResultsError, and EvidenceError where it is missing."""
+    document = Results(out).read_json(name)
+    if document is None:
+        raise EvidenceError(
+            "bundle", f"{out} has no {name}", "Give the folder of a `visage gate` that has decided"
+        )
+    return document
+
+
+def policy_digest(document: dict[str, Any]) -> str:
+    """SHA-256 of a policy with all its defaults, in hexadecimal: as JSON in UTF-8 with sorted names and
+    without white space."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """The machine of this process, and the packages in its Python."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "packages": dict(sorted({one.name: one.version for one in distributions()}.items())),
+    }
+
+
+def _cpu() -> str:
+    """The name of the processor: Linux has it in a file, and other systems tell it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def _seeds(document: Any, path: str = "") -> dict[str, Any]:
+    """Every seed in a spec, by the path of its field."""
+    found = {}
+    parts = enumerate(document) if isinstance(document, list) else document.items()
+    for name, value in parts:
+        place = f"{path}.{name}" if path else str(name)
+        if name in ("seed", "seeds"):
+            found[place] = value
+        elif isinstance(value, dict | list):
+            found |= _seeds(value, place)
+    return found

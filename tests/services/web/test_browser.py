@@ -1,0 +1,129 @@
+"""In a real browser, with a real engine on the demo model: from signing in to comparing two jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.api.settings import sqlite_url
+from services.jobs.database import open_database
+from services.jobs.keys import Keys, Scope
+from tests.services.served import served
+from tests.services.web.browser import Watched, browser
+
+MINUTES = 60_000
+SMALL = {
+    "Seeds": "0",
+    "Points": "5",
+    "How many": "12",
+    "Longest response": "16",
+    "Longest prompt and response": "512",
+}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture
+def visitor(chromium: Any, aligned: Path, tmp_path: Path) -> Iterator[Watched]:
+    """Somebody with a key, in front of a service."""
+    with served(tmp_path, "--root", aligned.parent) as service:
+        scopes = [Scope.READ, Scope.SUBMIT, Scope.READ_RESPONSES]
+        _, key = Keys(open_database(sqlite_url(tmp_path))).create("a person", scopes)
+        found = Watched(chromium, base_url=service.url, viewport={"width": 1280, "height": 900})
+        found.page.goto("/")
+        found.check("sign-in")
+        found.page.get_by_label("API key").fill(key)
+        found.page.get_by_role("button", name="Sign in").click()
+        found.page.get_by_text("There are no jobs yet").wait_for()
+        yield found
+
+
+def test_a_person_measures_looks_and_compares(visitor: Watched, aligned: Path) -> None:
+    page = visitor.page
+    visitor.check("no jobs")
+    _submit(visitor, aligned)
+    page.locator(".state", has_text="done").wait_for(timeout=6 * MINUTES)  # the page itself has followed it
+    page.locator(".chart.drawn .main-svg").first.wait_for()
+    page.get_by_role("heading", name="Scores").wait_for()
+    visitor.check("a job")
+    _look_at_a_point(visitor)
+    _read_responses(visitor)
+    page.get_by_label("Reading").select_option(label="refusals (%)")
+    page.locator(".chart.drawn", has_text="refusals (%)").wait_for()
+    assert "reading=refusal_rate" in page.url
+    visitor.check("another reading")
+
+    page.get_by_role("link", name="Another like it").click()
+    page.get_by_label("Label").fill("the same again")
+    page.get_by_role("button", name="Submit", exact=True).click()
+    page.locator(".state", has_text="done").wait_for(timeout=3 * MINUTES)
+
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    page.get_by_role("heading", name="Jobs").wait_for()
+    for box in page.get_by_role("checkbox").all():
+        box.check()
+    visitor.check("jobs")
+    page.get_by_role("button", name="Compare the chosen ones").click()
+    page.locator(".chart.drawn .main-svg").first.wait_for()
+    page.get_by_role("row", name=re.compile("mean safety")).wait_for()
+    visitor.check("a comparison")
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("API key").wait_for()
+
+
+def _submit(visitor: Watched, aligned: Path) -> None:
+    page = visitor.page
+    page.get_by_role("link", name="New landscape").first.click()
+    visitor.check("an empty form")
+    page.get_by_label("Points", exact=True).fill("1")
+    page.get_by_label("Model", exact=True).fill(aligned.name)
+    page.get_by_role("button", name="Submit", exact=True).click()
+    page.locator("#f-axis-points-wrong").wait_for()
+    visitor.wrong = [text for text in visitor.wrong if "422" not in text]
+    visitor.check("a form with messages")
+    for name, value in SMALL.items():
+        page.get_by_label(name, exact=True).fill(value)
+    page.get_by_label("Keep the responses").check()
+    page.get_by_role("button", name="Check, and say").click()
+    page.get_by_role("heading", name="What it would cost").wait_for()
+    visitor.check("an estimate")
+    page.get_by_role("button", name="Submit it now").click()
+    page.wait_for_url(re.compile("/ui/jobs/[0-9a-f]{32}$"))
+    visitor.check("a job that waits")
+
+
+def _look_at_a_point(visitor: Watched) -> None:
+    """By the mouse on the figure, and by the keyboard in the table below it."""
+    page = visitor.page
+    last = page.locator(".chart .scatterlayer .trace .points path").last
+    last.scroll_into_view_if_needed()
+    box = last.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("heading", name="α = 0.5").wait_for()
+    page.get_by_role("link", name="-0.25", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="α = -0.25").wait_for()
+    visitor.check("a point")
+
+
+def _read_responses(visitor: Watched) -> None:
+    page = visitor.page
+    page.get_by_role("button", name="Fetch the responses").first.click()
+    first = page.locator(".response").first
+    first.wait_for()
+    assert page.locator(".response .blurred").count() == 12
+    visitor.check("blurred responses")
+    first.get_by_role("button").click()
+    assert page.locator(".response .blurred").count() == 11
+    page.get_by_role("button", name="Show them all").click()
+    assert page.locator(".response .blurred").count() == 0
+    visitor.check("responses")
