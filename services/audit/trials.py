@@ -148,4 +148,7 @@ def run_trials(
         ),
     )
     by_name = {one.name: one for one in candidates}
-    return {by_name[one.config["checkpoint"]]: one.error for one in tuner.fit() if one.error is not None}
+    failed = {by_name[one.config["checkpoint"]]: one.error for one in tuner.fit() if one.error is not None}
+    if not failed:
+        shutil.rmtree(trial.out / "tune", ignore_errors=True)
+    return failed
