@@ -218,6 +218,19 @@ def test_every_secret_that_is_asked_for_is_described() -> None:
     assert all(key is None or key in given[name] for name, key in asked)
 
 
+def test_workers_know_no_secret_and_reach_ray_alone() -> None:
+    for cluster in clusters():
+        for group in cluster["workerGroupSpecs"]:
+            assert not any("env" in key for one in group["template"]["spec"]["containers"] for key in one)
+    policies = {one["metadata"]["name"]: one["spec"] for one in read_all(KUBERAY / "networkpolicies.yaml")}
+    out = [policy for policy in policies.values() if policy.get("egress")]
+    assert [policy["podSelector"]["matchLabels"] for policy in out] == [
+        {"ray.io/is-ray-node": "yes"},
+        {"ray.io/node-type": "head"},
+    ]
+    assert all("to" in rule for rule in policies["ray"]["egress"])
+
+
 def test_the_port_of_the_service_is_the_same_everywhere() -> None:
     port = serve_configs()[1]["http_options"]["port"]
     (head,) = clusters()[0]["headGroupSpec"]["template"]["spec"]["containers"]

@@ -53,8 +53,13 @@ def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> Any:
     """The document of a YAML file, and so of a JSON file. Raises OSError or ValueError."""
+    return parse_yaml(read_text(path, MOST_YAML_BYTES))
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML document, and so a JSON document. Raises ValueError."""
     try:
-        return yaml.load(read_text(path, MOST_YAML_BYTES), _Loader)  # noqa: S506 - a safe loader
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 

@@ -73,11 +73,9 @@ class Measured:
 
     def responses(self) -> pa.Table | None:
         """The responses, schema results.RESPONSES, where they were kept and the run is over. They may be
-        harmful."""
-        import pyarrow.parquet as pq
-
-        path = self.folder / "responses.parquet"
-        return pq.read_table(path) if path.exists() else None
+        harmful. Raises ResultsError."""
+        kept = (self.folder / "responses.parquet").exists()
+        return Results(self.folder).responses() if kept else None
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:

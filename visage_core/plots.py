@@ -86,58 +86,81 @@ def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], tit
 
 @dataclass(frozen=True)
 class Standing:
-    """How a checkpoint stands: its score and its verdict. Checkpoints of one `series` follow each other."""
+    """How a checkpoint stands: its score, if it has one, and its verdict. Those of one `series` follow each
+    other."""
 
     name: str
     series: str
     step: int | None
-    score: Interval
+    score: Interval | None
     verdict: str
 
 
 def audit_figure(standings: Sequence[Standing], score: str, title: str) -> go.Figure:
-    """The scores of checkpoints with their 95 % intervals: against the training step where all have one, else
-    a row for each."""
+    """The scores of checkpoints with their 95 % intervals: against the training step where all have one, with
+    a cross where there is no score, else a row for each."""
     along = all(one.step is not None for one in standings)
+    scored = [(one, one.score) for one in standings if one.score is not None]
     figure = go.Figure()
-    for series in dict.fromkeys(one.series for one in standings if along):
-        own = sorted((one.step or 0, one.score.value) for one in standings if one.series == series)
+    for series in dict.fromkeys(one.series for one, _ in scored if along):
+        own = sorted((one.step or 0, found.value) for one, found in scored if one.series == series)
         x, y = zip(*own, strict=True)
         line = {"color": "#8a8a8a", "width": 1}
         figure.add_scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip")
     for verdict, colour in VERDICTS.items():
-        own_kind = [one for one in standings if one.verdict == verdict]
-        values = [one.score.value for one in own_kind]
+        own_kind = [(one, found) for one, found in scored if one.verdict == verdict]
+        values = [found.value for _, found in own_kind]
         reach = {
             "type": "data",
             "symmetric": False,
-            "array": [one.score.high - one.score.value for one in own_kind],
-            "arrayminus": [one.score.value - one.score.low for one in own_kind],
+            "array": [found.high - found.value for _, found in own_kind],
+            "arrayminus": [found.value - found.low for _, found in own_kind],
             "color": colour,
         }
         if along:
-            axes = {"x": [one.step for one in own_kind], "y": values, "error_y": reach}
+            axes = {"x": [one.step for one, _ in own_kind], "y": values, "error_y": reach}
         else:
-            axes = {"x": values, "y": [one.name for one in own_kind], "error_x": reach}
+            axes = {"x": values, "y": [one.name for one, _ in own_kind], "error_x": reach}
         if own_kind:
             figure.add_scatter(
                 **axes,
                 mode="markers",
                 name=verdict,
                 marker={"color": colour, "size": 9},
-                text=[one.name for one in own_kind],
+                text=[one.name for one, _ in own_kind],
                 hovertemplate="%{text}<br>%{x}, %{y}",
             )
     if along:
-        figure.update_xaxes(title="training step", zeroline=False)
+        _lay_out_steps(figure, standings)
         figure.update_yaxes(title=score, zeroline=False)
     else:
-        names = [one.name for one in standings]
+        names = [one.name for one, _ in scored]
         figure.update_xaxes(title=score, zeroline=False)
         figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True)
         figure.update_layout(height=max(SIZE[1], 200 + ROW_HEIGHT * len(names)))
     _lay_out(figure, title)
     return figure
+
+
+def _lay_out_steps(figure: go.Figure, standings: Sequence[Standing]) -> None:
+    """Have room for all steps, and a cross at the bottom for each that has no score."""
+    steps = [one.step or 0 for one in standings]
+    margin = max(1, max(steps) - min(steps)) / 20
+    figure.update_xaxes(
+        title="training step", zeroline=False, range=[min(steps) - margin, max(steps) + margin]
+    )
+    for one in standings:
+        if one.score is None:
+            figure.add_annotation(
+                x=one.step,
+                y=0,
+                yref="paper",
+                yanchor="bottom",
+                text="×",
+                font={"color": VERDICTS[one.verdict], "size": 22},
+                hovertext=f"{one.name}: no score",
+                showarrow=False,
+            )
 
 
 def roc_figure(found: Mapping[str, Roc], at: Mapping[str, float], title: str) -> go.Figure:

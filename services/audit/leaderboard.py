@@ -63,8 +63,8 @@ def write_leaderboard(
     (out / "leaderboard.csv").write_text(as_csv(document), encoding="utf-8")
     (out / "leaderboard.md").write_text(as_markdown(document), encoding="utf-8")
     _write_points(out, rows)
-    standings = [_standing(row) for row in document["checkpoints"] if row["score"] is not None]
-    if standings:
+    standings = [_standing(row) for row in document["checkpoints"] if row["error"] is None]
+    if any(one.score is not None for one in standings):
         write_figure(audit_figure(standings, title_of(document), _title(document)), out, "leaderboard")
     return document
 
@@ -323,7 +323,8 @@ def _folder(out: Path, row: dict[str, Any]) -> Path:
 
 
 def _standing(row: dict[str, Any]) -> Standing:
-    score = Interval(row["score"]["value"], row["score"]["low"], row["score"]["high"])
+    found = row["score"]
+    score = found and Interval(found["value"], found["low"], found["high"])
     series = str(Path(row["model"]).parent)
     return Standing(row["checkpoint"], series, row["step"], score, row["verdict"])
 
@@ -331,7 +332,7 @@ def _standing(row: dict[str, Any]) -> Standing:
 def _title(document: dict[str, Any]) -> str:
     without = sum(row["score"] is None for row in document["checkpoints"])
     title = f"{document['policy']['name']}: {len(document['checkpoints'])} checkpoints"
-    return f"{title}, {without} of them without a score" if without else title
+    return f"{title}, {without} without a score" if without else title
 
 
 def _between(interval: dict[str, Any] | None, digits: int, sign: str = "") -> str:

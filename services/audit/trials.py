@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -31,6 +31,7 @@ from visage_core.spec import LandscapeSpec
 MOST_FAILURES = 2
 # So little of the machine that has the models that there is room for any number: engines have its cores.
 SHARE_OF_NODE = 0.0001
+SCRATCH = ".tune"  # with a dot, for what is no result
 Sizes = dict[Candidate, list[int]]  # how many prompts each set has
 
 
@@ -168,32 +169,34 @@ def run_trials(
     # Where the models and the folder are. It takes no CPU: it only drives, and the engines have the cores.
     here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": SHARE_OF_NODE}])
     by_name = {one.name: one for one in candidates}
+    # Of Tune's own files none is needed again, unless to see why one failed: what is finished is in the
+    # gates' folders. Its state is written in place, so that what a kill leaves of it may be no JSON.
+    shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(measured, here),
+        param_space={"checkpoint": tune.grid_search(list(by_name))},
+        # Imports, and the browser that draws figures, take seconds: the next trial has the same process.
+        tune_config=tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=SCRATCH,
+            storage_path=str(trial.out),
+            verbose=0,
+            stop=Enough(trial.name),
+            callbacks=[_Count(trial.name)],
+            failure_config=tune.FailureConfig(max_failures=MOST_FAILURES),
+        ),
+    )
     _listeners[trial.name] = listener
     try:
-        # Of Tune's own files none is needed again: what is finished is in the gates' folders. Its state is
-        # written in place, so that what a kill leaves of it may be no JSON.
-        with TemporaryDirectory(prefix="visage-audit-") as scratch:
-            tuner = tune.Tuner(
-                tune.with_resources(measured, here),
-                param_space={"checkpoint": tune.grid_search(list(by_name))},
-                # Imports, and the browser that draws figures, take seconds: the next trial has the same
-                # process.
-                tune_config=tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=scratch,
-                    verbose=0,
-                    stop=Enough(trial.name),
-                    callbacks=[_Count(trial.name)],
-                    failure_config=tune.FailureConfig(max_failures=MOST_FAILURES),
-                ),
-            )
-            found = [(by_name[one.config["checkpoint"]], one.error) for one in tuner.fit()]
+        found = [(by_name[one.config["checkpoint"]], one.error) for one in tuner.fit()]
     finally:
         del _listeners[trial.name]
     if listener.cancelled():
         _withdraw(trial)
-    return {one: error for one, error in found if error is not None}
+    failed = {one: error for one, error in found if error is not None}
+    if not failed:
+        shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
+    return failed
 
 
 def _withdraw(trial: Trial) -> None:

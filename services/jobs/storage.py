@@ -98,7 +98,9 @@ class Storage:
         system, _ = self._remote
         here = self._folder / job
         stored, kept = self._stored(job), self._kept.setdefault(job, {})
-        files = {str(path.relative_to(here)): path for path in sorted(here.rglob("*")) if _is_result(path)}
+        files = {
+            str(path.relative_to(here)): path for path in sorted(here.rglob("*")) if _is_result(here, path)
+        }
         # Points go after their responses, and parts go only once what they were merged into is there.
         for name, path in sorted(files.items(), key=lambda item: "points" in item[1].name):
             about = path.stat()
@@ -144,9 +146,9 @@ def _results_of(name: str) -> Path:
     return folder.parent if folder.name == PARTS else folder
 
 
-def _is_result(path: Path) -> bool:
+def _is_result(here: Path, path: Path) -> bool:
     """Whether a file is finished and to be kept: unfinished ones and locks have names with a dot."""
-    return path.is_file() and not any(part.startswith(".") for part in path.parts[-2:])
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(here).parts)
 
 
 def _places(path: Path) -> set[tuple[Any, ...]]:

@@ -24,7 +24,7 @@ function dressed(figure, narrow) {
   layout.legend = { orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", x: 0.5, xanchor: "center" };
   const axes = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true };
   for (const name of ["xaxis", "yaxis"]) layout[name] = { ...layout[name], ...axes };
-  if (layout.scene) layout.scene.camera = { eye: narrow ? { x: 1.9, y: 1.9, z: 1.4 } : { x: 1.4, y: 1.4, z: 1.1 } };
+  if (layout.scene) layout.scene.camera = { eye: narrow ? { x: 2.3, y: 2.3, z: 1.6 } : { x: 1.4, y: 1.4, z: 1.1 } };
   for (const name of ["xaxis", "yaxis", "zaxis"]) {
     if (layout.scene) layout.scene[name] = { ...layout.scene[name], gridcolor: grid, color: text, backgroundcolor: "rgba(0,0,0,0)" };
   }
