@@ -40,6 +40,8 @@ from visage_core.spec import parse_spec
 TICK_SECONDS = 1.0
 # Progress of a job is noted at most so often: each note is a write to the disk.
 NOTE_SECONDS = 1.0
+# Of an audit's time, where there is much to count and to keep.
+NOTE_SHARE = 0.05
 # An end that comes with a shutdown waits so long for what is under way.
 STOP_SECONDS = 20.0
 # After an outage of a bucket or of Ray no job is taken for a while: it would end in the same way.
@@ -285,14 +287,16 @@ class Runner:
     def _measure_audit(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
         policy = parse_policy(row.spec["policy"])
         tally = AuditTally(row, policy, folder)
-        noted = -NOTE_SECONDS
+        due = 0.0
 
         def told(settled: int, of: int) -> None:  # noqa: ARG001
-            nonlocal noted
-            if time.monotonic() - noted >= NOTE_SECONDS:
+            nonlocal due
+            begun = time.monotonic()
+            if begun >= due:
                 tally.count(settled)
                 self._note_if_possible(row.id, tally.done, tally.document())
-                noted = time.monotonic()
+                took = time.monotonic() - begun
+                due = time.monotonic() + max(NOTE_SECONDS, took / NOTE_SHARE)
 
         driver.run = audit = Audit(
             policy,
