@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from services.audit.checkpoints import AuditError, by_step
 from visage_core.checkpoints import INDEX
+from visage_core.documents import read_json
 
 # As transformers' Trainer names them; while it writes one, older versions name it otherwise.
 CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -76,7 +76,7 @@ def is_whole(folder: Path) -> bool:
     if not (folder / INDEX).is_file():
         return (folder / "model.safetensors").is_file()
     try:
-        shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(folder / INDEX)["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return all((folder / str(shard)).is_file() for shard in shards)

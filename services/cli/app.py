@@ -6,8 +6,8 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-import yaml
 
+from visage_core.documents import parse_yaml
 from visage_core.spec import SpecError
 
 BAD_INPUT = 2
@@ -35,8 +35,8 @@ def set_field(document: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
     *parents, name = path.split(".")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = parse_yaml(value)
+    except ValueError:
         parsed = equals = ""
     if not equals or not all([*parents, name]):
         raise SpecError("set", f"{text!r} is no setting", "Give FIELD=VALUE, as axis.points=11")

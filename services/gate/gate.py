@@ -11,9 +11,9 @@ from typing import Any
 from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
-from services.sweep.coordinator import WORKING, Progress
+from services.sweep.coordinator import DONE, WORKING, Progress, require_same_job
 from services.sweep.engines import Borrowed, Engines
-from services.sweep.plan import check, make_plan, versions
+from services.sweep.plan import Plan, check, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
 from visage_core.errors import InputError
@@ -109,8 +109,11 @@ class Gate:
 
     def _measure(self, which: str, number: int, sizes: list[int]) -> Iterator[Progress]:
         """Measure a part of the prompts of one model; no more than the origin, where that decides it."""
+        plan = make_plan(self._spec(which, sizes, number), workers_here=0)
+        if is_whole(Results(self._part(which, number)), plan):
+            return
         self._run = run = Run(
-            make_plan(self._spec(which, sizes, number), workers_here=0).on_node(this_node()),
+            plan.on_node(this_node()),
             self._part(which, number),
             self.engines,
             outside=self.outside,
@@ -190,6 +193,13 @@ class Gate:
                     table = Results(self._part(which, number)).points()
                     measured += sum(map(len, table["verdicts"].to_pylist()))
         return measured, planned
+
+
+def is_whole(results: Results, plan: Plan) -> bool:
+    """Whether every point of a plan is in its folder. Raises ResultsError where it holds another job."""
+    require_same_job(results, plan)
+    run = results.read_json("run.json")
+    return run is not None and run["state"] == DONE and not run["failed"]
 
 
 def gate(

@@ -20,6 +20,7 @@ from services.api.routes.landscapes import KIND
 from services.api.schemas import LandscapeRequest
 from services.api.service import Service
 from services.jobs.keys import Caller, Scope
+from visage_core.documents import parse_yaml
 from visage_core.errors import InputError
 from visage_core.judges import JUDGES
 from visage_core.prompts import BUILT_IN
@@ -72,11 +73,9 @@ def _document(values: dict[str, str], text: str) -> Any:
     if values["by"] != "text":
         return document_of(values)
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where is not None else ""
-        raise SpecError("spec", f"it is neither YAML nor JSON{line}", "Mend the text") from None
+        found = parse_yaml(text)
+    except ValueError as error:
+        raise SpecError("spec", f"it is neither YAML nor JSON: {error}", "Mend the text") from None
     if not isinstance(found, dict):
         raise SpecError("spec", "it holds no settings", "Give a document such as `model: NAME`")
     return found

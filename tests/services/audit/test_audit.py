@@ -24,10 +24,9 @@ STEPS = 8
 COLUMNS = ["seed", "alpha", "prompt_set", "asr", "asr_low", "refused", "verdicts", "gibberish"]
 POLICY = {
     "name": "small",
-    "looks": 2,
     "landscape": {
-        "axis": {"points": 5, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
-        "prompts": [{"limit": 12}],
+        "axis": {"points": 3, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
+        "prompts": [{"limit": 8}],
         "generation": {"max_tokens": 16},
         "engine": {"max_model_len": 256},
     },

@@ -133,7 +133,7 @@ def test_a_whole_spec_is_taken(shop: Site, aligned: Path) -> None:
     [
         ("", "holds no settings"),
         ("- a list", "holds no settings"),
-        ("model: [", "neither YAML nor JSON in line"),
+        ("model: [", "neither YAML nor JSON"),
         ("!!python/object/apply:os.system ['true']", "neither YAML nor JSON"),
         ('{"model": "x", "nonsense": 1}', "there is no such field"),
         ("model: x\naxis: {points: 1}", "axis.points"),
