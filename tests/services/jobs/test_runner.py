@@ -298,7 +298,7 @@ def test_audits_beside_each_other_are_measured_and_told(bench: Bench, harmful: P
     row = bench.jobs.get(one)
     assert row.progress is not None
     assert row.progress["verdicts"] == {"pass": 1, "fail": 0, "inconclusive": 0, "broken": 1}
-    assert (row.done, row.progress["settled"], row.progress["tokens"]) == (11, 2, 11 * 10)
+    assert (row.done, row.progress["settled"], row.progress["tokens"]) == (11, 2, 11 * 10 * 4)
     assert bench.jobs.get(other).done == 22
     [(_, _, _, body)] = there.requests
     told = json.loads(body)
