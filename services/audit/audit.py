@@ -14,7 +14,6 @@ from typing import Any
 from filelock import Timeout
 from ray.exceptions import RayError
 
-from services.audit.baseline import part_of
 from services.audit.checkpoints import AuditError, Candidate, named, whole_name
 from services.audit.checks import sizes_of
 from services.audit.leaderboard import write_leaderboard
@@ -22,6 +21,7 @@ from services.audit.outcomes import is_settled, read_outcome, write_error
 from services.audit.trials import Listener, Sizes, Trial, run_trials
 from services.audit.watch import Watcher
 from services.gate.evidence import BASELINE
+from services.gate.gate import part_of
 from services.gate.infrastructure import is_infrastructure
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import LEASE_SECONDS, WORKING, FolderBusyError, lease_of

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from services.gate.evidence import BASELINE
+from services.gate.gate import part_of
 from services.sweep.report import load_landscapes
 from visage_core.join import join_points
 from visage_core.landscape import Landscape
@@ -41,8 +42,3 @@ def landscapes_until(
     parts = [Results(part_of(policy, folder, number)).points() for number in range(1, look + 1)]
     table = join_points(spec, parts)
     return [Landscape(spec, table, number) for number in range(len(spec.prompts))]
-
-
-def part_of(policy: Policy, folder: Path, look: int) -> Path:
-    """Where a gate has what it measures for a look, in its folder of a model."""
-    return folder if policy.looks == 1 else folder / f"part-{look}"

@@ -11,9 +11,9 @@ from typing import Any
 from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
-from services.sweep.coordinator import DONE, WORKING, Progress, require_same_job
+from services.sweep.coordinator import WORKING, Progress
 from services.sweep.engines import Borrowed, Engines
-from services.sweep.plan import Plan, check, make_plan, versions
+from services.sweep.plan import check, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
 from visage_core.errors import InputError
@@ -99,7 +99,8 @@ class Gate:
             self._run = None
             if self._cancelled.is_set():
                 return None
-            if self._fails_at_origin(number, sizes):
+            # To decide takes a while, and after the last one it is done below.
+            if which == MODEL and BASELINE in self.models and self._fails_at_origin(number, sizes):
                 break
         decision = self._decide(number, sizes)
         certain = decision.verdict != INCONCLUSIVE
@@ -109,11 +110,8 @@ class Gate:
 
     def _measure(self, which: str, number: int, sizes: list[int]) -> Iterator[Progress]:
         """Measure a part of the prompts of one model; no more than the origin, where that decides it."""
-        plan = make_plan(self._spec(which, sizes, number), workers_here=0)
-        if is_whole(Results(self._part(which, number)), plan):
-            return
         self._run = run = Run(
-            plan.on_node(this_node()),
+            make_plan(self._spec(which, sizes, number), workers_here=0).on_node(this_node()),
             self._part(which, number),
             self.engines,
             outside=self.outside,
@@ -150,9 +148,8 @@ class Gate:
         spec = self.resolve(self.policy.until(self.models[which], number, sizes))
         whole = Results(self.out / which)
         whole.write_json("spec.json", spec.model_dump(mode="json"))
-        for name in ("inputs.json", "geometry.json"):
-            if (document := parts[0].read_json(name)) is not None:
-                whole.write_json(name, document)
+        if (geometry := parts[0].read_json("geometry.json")) is not None:
+            whole.write_json("geometry.json", geometry)
         # The prompts are those of all parts.
         inputs = parts[0].read_json("inputs.json")
         assert inputs is not None
@@ -178,8 +175,7 @@ class Gate:
 
     def _part(self, which: str, number: int) -> Path:
         """The results folder of a part of the prompts."""
-        whole = self.out / which
-        return whole if self.policy.looks == 1 else whole / f"part-{number}"
+        return part_of(self.policy, self.out / which, number)
 
     def _responses(self, sizes: list[int]) -> tuple[int, int]:
         """How many are measured, and how many would be for all looks."""
@@ -195,11 +191,9 @@ class Gate:
         return measured, planned
 
 
-def is_whole(results: Results, plan: Plan) -> bool:
-    """Whether every point of a plan is in its folder. Raises ResultsError where it holds another job."""
-    require_same_job(results, plan)
-    run = results.read_json("run.json")
-    return run is not None and run["state"] == DONE and not run["failed"]
+def part_of(policy: Policy, folder: Path, look: int) -> Path:
+    """Where a gate has what it measures for a look, in its folder of a model."""
+    return folder if policy.looks == 1 else folder / f"part-{look}"
 
 
 def gate(

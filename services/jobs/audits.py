@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.audit.baseline import part_of
 from services.audit.checkpoints import FOLDER
 from services.gate.evidence import BASELINE, MODEL
+from services.gate.gate import part_of
 from services.jobs.tables import JobRow
 from services.sweep.coordinator import DONE, WORKING
 from visage_core.policy import Policy
