@@ -6,10 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Tests assert no times.
@@ -18,6 +19,15 @@ settings.load_profile("visage")
 
 ADVBENCH = Path(__file__).parents[2] / "shared" / "data" / "advbench_harmful_behaviors.csv"
 Visage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def default_dtype() -> Iterator[None]:
+    """No test leaves another dtype for all that follow: a direction made in it would be another one."""
+    yield
+    left = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    assert left is torch.float32
 
 
 @pytest.fixture(scope="session")

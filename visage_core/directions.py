@@ -65,7 +65,7 @@ def combined_values(seeds: Sequence[int], weights: Sequence[float]) -> Values:
     """The sum of several seeds' directions, each with a weight: a point of the subspace that they span."""
 
     def values(name: str, weight: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros(tuple(weight.shape))
+        total = torch.zeros(tuple(weight.shape), dtype=torch.float32)
         for seed, share in zip(seeds, weights, strict=True):
             total.add_(random_values(seed)(name, weight), alpha=share)
         return total

@@ -38,7 +38,9 @@ def require_shapes(base: Checkpoint) -> None:
     config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            # float32, for transformers makes a model's dtype the default of all threads until it is made:
+            # of two checks at a time the second would put back the first one's, and it would stay.
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except ValueError:
         return  # transformers has no class for its text alone, and an engine may have one
     expected = {name: tuple(one.shape) for name, one in model.named_parameters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,13 @@ def test_a_checkpoint_has_the_tensors_that_its_config_tells_of(tmp_path: Path) -
         require_shapes(llama(tmp_path / "layers", num_hidden_layers=3))
     with pytest.raises(CheckpointError, match=r"lm_head\.weight, which is missing"):
         require_shapes(llama(tmp_path / "head", tie_word_embeddings=False))
+
+
+def test_checks_at_the_same_time_leave_the_default_dtype_as_it_was(tmp_path: Path) -> None:
+    checkpoint = llama(tmp_path / "half", dtype="bfloat16")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(require_shapes, [checkpoint] * 64))
+    assert torch.get_default_dtype() is torch.float32
 
 
 def test_what_transformers_has_no_causal_model_for_is_left_to_the_engine(tmp_path: Path) -> None:
