@@ -8,7 +8,7 @@ OUT ?= quickstart
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(DEVICE)
 
-.PHONY: install quickstart test check bench lock clean
+.PHONY: install quickstart test check reference bench lock clean
 
 install: $(READY)
 
@@ -29,6 +29,10 @@ check: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)
+
+# Write docs/reference from the code again.
+reference: $(READY)
+	$(BIN)/python docs/reference/generate.py
 
 bench: $(READY)
 	$(BIN)/visage bench engine

@@ -186,6 +186,9 @@ def kind_of(direction: object) -> str:
 class Axis(Part):
     """Evenly spaced coordinates along a direction. The origin must be one of them."""
 
+    # What is not given is filled in before it is validated: a JSON schema must not ask for it.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
+
     direction: Annotated[Direction, Field(discriminator="kind")] = Field(
         default_factory=RandomDirection, description="What the weights move along."
     )
@@ -596,7 +599,8 @@ class LandscapeSpec(Part):
         min_length=1,
         max_length=64,
         description="What to ask: one set, or several that are all asked before the weights move on. Of kind "
-        "requests, choices (multiple-choice questions) or text (perplexity).",
+        "requests, choices (multiple-choice questions) or text (perplexity). 80 requests of the set harmful "
+        "unless given.",
     )
     judges: tuple[Annotated[JudgeSpec, Field(discriminator="kind")], ...] = Field(
         default=(KeywordJudgeSpec(),),
