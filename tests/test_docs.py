@@ -83,6 +83,7 @@ class Block(NamedTuple):
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
+@cache
 def tokens(page: Path) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
 
@@ -271,6 +272,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(there), target
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """The headings of a page, as links name them."""
     texts = [after.content for token, after in pairwise(tokens(page)) if token.type == "heading_open"]
