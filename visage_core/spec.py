@@ -548,6 +548,12 @@ class EngineSpec(Part):
         "sizes change no verdict. On a GPU it needs one that vLLM's batch-invariant mode supports.",
     )
     enforce_eager: bool = Field(default=True, description="Run without compilation and CUDA graphs.")
+    check_weights: bool = Field(
+        default=True,
+        description="When an engine has started, move it once and compare what its kernels hold with the "
+        "perturbed weights, tensor by tensor; no point is measured where they differ. Without it a kind of "
+        "model or a version of vLLM that loads weights in another way may be measured wrongly.",
+    )
     kv_cache_gib: int = Field(
         default=2, ge=1, description="Memory for the KV cache on a CPU, in GiB; a GPU uses what is left."
     )

@@ -191,12 +191,17 @@ def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: flo
     from ray.exceptions import RayError
 
     from services.sweep.compare import folders_of, write_comparison
+    from services.sweep.memory import plan_memory
     from services.sweep.report import write_figures
     from services.sweep.run import open_runs
+    from visage_core.checkpoints import Checkpoint
 
     folders = folders_of(specs, out)
     try:
         with open_runs(specs, folders, address, stop_when) as runs:
+            if address == "local":
+                base = Checkpoint.open(Path(runs[0].plan.model.path))
+                show.memory(plan_memory(base, specs[0].engine, specs[0].resources.workers))
             for landscape_run in runs:
                 show.progress(landscape_run)
         for folder in folders:

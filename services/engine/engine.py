@@ -55,6 +55,12 @@ class Engine:
             raise RuntimeError("vLLM did not drop the keys and values of the weights before")
         self._place = (model, steps)
 
+    def differences(self, model: TensorSource, steps: list[tuple[TensorSource, float]]) -> list[str]:
+        """The names of the tensors whose values are not those of a place, by what the engine's own kernels
+        give: of other values, or nowhere to be found."""
+        found = self._llm.collective_rpc("visage_differences", args=(model, steps))
+        return sorted({name for rank in found for name in rank})
+
     def generate(
         self,
         requests: Sequence[Request],

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,11 +20,11 @@ from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
-from visage_core.checkpoints import Checkpoint
+from visage_core.checkpoints import Checkpoint, some
 from visage_core.directions import mark_used
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
-from visage_core.grid import Point
+from visage_core.grid import Point, somewhere
 from visage_core.results import Measurement
 from visage_core.sources import TensorSource
 
@@ -107,7 +108,7 @@ class Worker:
         found = here.geometry(job.axes)
         if self._engine is not None:
             return found
-        require_memory(base, plan.spec.engine)
+        print(require_memory(base, plan.spec.engine))  # into its log
         try:
             self._engine = Engine(job.model, plan.spec.engine, cores)
         except Exception as error:  # vLLM's own are of many kinds
@@ -117,7 +118,25 @@ class Worker:
                 f"vLLM did not start: {lines[0]}",
                 "Its log is in the newest session of Ray's temporary folder, in logs/worker-*.err",
             ) from error
+        if plan.spec.engine.check_weights:
+            self._check_weights(job)
         return found
+
+    def _check_weights(self, job: _Job) -> None:
+        """Raise EngineStartError unless the engine, moved to somewhere on the job's landscape, holds the
+        weights of that place. One that keeps some from before would measure a landscape that is wrong."""
+        assert self._engine is not None
+        point = somewhere(job.here.plan.spec)
+        steps = job.steps(point)
+        self._engine.move(job.model, steps)
+        if names := self._engine.differences(job.model, steps):
+            raise EngineStartError(
+                "engine",
+                f"at {point} {len(names)} tensors of the engine are not those of the perturbed weights: "
+                f"{some(names)} (vLLM {version('vllm')})",
+                "Use the version of vLLM that visage is pinned to, and a kind of model that it can move; "
+                "engine.check_weights=false measures all the same, perhaps wrongly",
+            )
 
     @_in_engine
     def rest(self) -> None:
