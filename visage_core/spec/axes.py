@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -205,9 +206,14 @@ class Axis(Part):
 
     def coordinates(self) -> list[float]:
         """The coordinates in rising order, each the double nearest to its exact decimal value."""
-        low, high = Fraction(repr(self.low)), Fraction(repr(self.high))
-        step = (high - low) / (self.points - 1)
-        return [float(low + i * step) for i in range(self.points)]
+        return list(_coordinates(self.low, self.high, self.points))
+
+
+@lru_cache(maxsize=64)
+def _coordinates(low: float, high: float, points: int) -> tuple[float, ...]:
+    first, last = Fraction(repr(low)), Fraction(repr(high))
+    step = (last - first) / (points - 1)
+    return tuple(float(first + i * step) for i in range(points))
 
 
 class SecondAxis(Axis):
