@@ -118,7 +118,13 @@ def run(
     tensor_parallel: Annotated[int | None, typer.Option(help="GPUs for one copy of the model.")] = None,
     kv_cache_gib: Annotated[int | None, typer.Option(help="Memory for the KV cache on a CPU.")] = None,
     workers: Annotated[int | None, typer.Option(help="Engines at the same time.")] = None,
-    cores: Annotated[int | None, typer.Option(help="CPU cores of a worker, where there is no GPU.")] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="CPU cores of a worker, or with GPUs of each of them.")
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(help="Workers have GPUs, though the cluster has none yet.", show_default=False),
+    ] = None,
     address: Annotated[
         str,
         typer.Option(help="The Ray cluster: local (one of its own), auto, HOST:PORT, or ray://HOST:PORT."),
@@ -163,7 +169,7 @@ def run(
             "tensor_parallel": tensor_parallel,
             "kv_cache_gib": kv_cache_gib,
         },
-        "resources": {"workers": workers, "cores": cores},
+        "resources": {"workers": workers, "cores": cores, "gpu": gpu},
         "basin_threshold": threshold,
         "keep_responses": keep_responses,
     }

@@ -33,7 +33,7 @@ class WorkerStartError(InputError):
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a pool gets: GPUs (one a tensor-parallel rank), else CPU cores."""
+    """What each worker of a pool gets: CPU cores, or GPUs (one a tensor-parallel rank) with so many each."""
 
     cores: int
     gpus: int = 0
@@ -151,16 +151,16 @@ class Pool:
         options: dict[str, Any] = {"concurrency_groups": CONCURRENCY, "max_restarts": 0}
         if self._resources.gpus > 1:
             # A bundle for each tensor-parallel rank; vLLM places its ranks in the group of its actor.
-            bundles = [{"GPU": 1, "CPU": 1}] * self._resources.gpus
+            bundles = [{"GPU": 1, "CPU": self._resources.cores}] * self._resources.gpus
             seat.group = placement_group(bundles, strategy="PACK")
             options |= {
-                "num_cpus": 1,
+                "num_cpus": self._resources.cores,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(
                     seat.group, placement_group_capture_child_tasks=True
                 ),
             }
         elif self._resources.gpus:
-            options |= {"num_gpus": 1, "num_cpus": 1}
+            options |= {"num_gpus": 1, "num_cpus": self._resources.cores}
         else:
             options |= {"num_cpus": self._resources.cores}
         while seat.place is None:

@@ -78,7 +78,12 @@ class ResourcesSpec(Part):
     cores: int | None = Field(
         default=None,
         ge=1,
-        description="CPU cores of a worker on a machine without GPU: an even share unless given.",
+        description="CPU cores of a worker, or with GPUs of each of them: an even share unless given.",
+    )
+    gpu: bool | None = Field(
+        default=None,
+        description="Whether workers have GPUs; unless given, where the cluster has some at the start. One "
+        "that grows from none has to be told.",
     )
 
 
