@@ -41,9 +41,20 @@ def differences(
 
 
 def _mapped(network: torch.nn.Module, name: str) -> str:
-    """What vLLM's model calls a tensor of a checkpoint."""
+    """What vLLM's model calls a tensor of a checkpoint, apart from the layer that it may be fused into."""
     mapper: Any = getattr(network, "hf_to_vllm_mapper", None)
-    return name if mapper is None else mapper.map_name(name) or name
+    mapped = None if mapper is None else mapper.map_name(name)
+    if mapped is None:
+        return name
+    owner, leaf = name.rsplit(".", 2)[-2:]
+    *stem, fused, _ = mapped.split(".")
+    return ".".join([*stem, owner, leaf]) if owner in _packed(network).get(fused, ()) else mapped
+
+
+def _packed(network: torch.nn.Module) -> Mapping[str, list[str]]:
+    """The layers that vLLM fuses into one, by its name."""
+    found: Mapping[str, list[str]] = getattr(network, "packed_modules_mapping", {})
+    return found
 
 
 def _holder(
@@ -58,8 +69,7 @@ def _holder(
     if owner in layers:
         return layers[owner], ()
     stem, _, last = owner.rpartition(".")
-    packed: Mapping[str, list[str]] = getattr(network, "packed_modules_mapping", {})
-    for fused, parts in packed.items():
+    for fused, parts in _packed(network).items():
         layer = layers.get(f"{stem}.{fused}")
         if last in parts and layer is not None:
             beside = name.removesuffix(f"{last}.{leaf}")

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -125,6 +124,8 @@ class Worker:
     def _check_weights(self, job: _Job) -> None:
         """Raise EngineStartError unless the engine, moved to somewhere on the job's landscape, holds the
         weights of that place. One that keeps some from before would measure a landscape that is wrong."""
+        import vllm
+
         assert self._engine is not None
         point = somewhere(job.here.plan.spec)
         steps = job.steps(point)
@@ -133,7 +134,7 @@ class Worker:
             raise EngineStartError(
                 "engine",
                 f"at {point} {len(names)} tensors of the engine are not those of the perturbed weights: "
-                f"{some(names)} (vLLM {version('vllm')})",
+                f"{some(names)} (vLLM {vllm.__version__})",
                 "Use the version of vLLM that visage is pinned to, and a kind of model that it can move; "
                 "engine.check_weights=false measures all the same, perhaps wrongly",
             )

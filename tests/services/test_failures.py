@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster
 from services.sweep.cluster import worker_resources
 from services.sweep.coordinator import CANCELLED, DONE, ENDED_EARLY, Coordinator, Progress
 from services.sweep.engines import Engines
-from services.sweep.pool import Job, Pool, WorkerResources
+from services.sweep.pool import Job, Pool, WorkerResources, WorkerStartError
 from services.sweep.report import write_figures
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
@@ -271,9 +271,19 @@ def test_a_point_too_large_for_memory_is_done_in_smaller_batches(nodes: Cluster,
     expect_whole(tmp_path / "out")
 
 
-def test_an_engine_that_never_starts_ends_the_job_with_its_reason(nodes: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(EngineStartError, match="it is a fake"):
-        finish(run_of(tmp_path / "out", no_start="ever"))
+@pytest.mark.parametrize(
+    ("how", "error", "says"),
+    [
+        ("ever", EngineStartError, "it is a fake"),
+        ("crash", WorkerStartError, "nobody knows why"),
+        ("death", WorkerStartError, "died"),
+    ],
+)
+def test_an_engine_that_never_starts_ends_the_job_with_its_reason(
+    nodes: Cluster, tmp_path: Path, how: str, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        finish(run_of(tmp_path / "out", no_start=how))
 
 
 def test_one_worker_that_does_not_start_harms_no_point(nodes: Cluster, tmp_path: Path) -> None:
