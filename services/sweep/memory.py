@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
@@ -59,6 +58,8 @@ class MemoryPlan:
 
 def plan_memory(checkpoint: Checkpoint, spec: EngineSpec, engines: int = 1) -> MemoryPlan:
     """What so many engines will take on this machine. On GPUs each engine has its own."""
+    import torch
+
     weights = checkpoint.parameters * getattr(torch, spec.dtype).itemsize
     direction = checkpoint.parameters * torch.float32.itemsize
     if torch.cuda.is_available():

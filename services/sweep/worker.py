@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
-import torch
 
 from services.engine.engine import Engine, Interrupted
 from services.sweep.answers import Answer, ask, mark_gibberish, mark_unlikely
@@ -149,6 +148,8 @@ class Worker:
     def measure(self, name: str, shard: Shard) -> Measurement | None:
         """Move the weights to a shard's point, put its prompts to them, and judge the responses; None
         where the job was cancelled."""
+        import torch
+
         assert self._engine is not None
         job = self._jobs.get(name)
         if job is None:
