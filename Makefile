@@ -8,7 +8,7 @@ OUT ?= quickstart
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(DEVICE)
 
-.PHONY: install quickstart test check coverage bench lock sbom vulnerabilities clean
+.PHONY: install quickstart test check coverage reference bench lock sbom vulnerabilities clean
 
 install: $(READY)
 
@@ -33,6 +33,10 @@ test: $(READY)
 # How much of the code the tests run. What runs in processes of Ray's and vLLM's is not counted.
 coverage: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(TESTS)
+
+# Write docs/reference from the code again.
+reference: $(READY)
+	$(BIN)/python docs/reference/generate.py
 
 bench: $(READY)
 	$(BIN)/visage bench engine

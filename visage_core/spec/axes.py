@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from visage_core.selection import Selection
 from visage_core.spec.part import Part
@@ -167,6 +167,9 @@ def kind_of(direction: object) -> str:
 
 class Axis(Part):
     """Evenly spaced coordinates along a direction. The origin must be one of them."""
+
+    # What is not given is filled in before it is validated: a JSON schema must not ask for it.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
 
     direction: Annotated[Direction, Field(discriminator="kind")] = Field(
         default_factory=RandomDirection, description="What the weights move along."

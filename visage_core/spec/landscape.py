@@ -114,7 +114,8 @@ class LandscapeSpec(Part):
         min_length=1,
         max_length=64,
         description="What to ask: one set, or several that are all asked before the weights move on. Of kind "
-        "requests, choices (multiple-choice questions) or text (perplexity).",
+        "requests, choices (multiple-choice questions) or text (perplexity). 80 requests of the set harmful "
+        "unless given.",
     )
     judges: tuple[Annotated[JudgeSpec, Field(discriminator="kind")], ...] = Field(
         default=(KeywordJudgeSpec(),),

@@ -271,6 +271,8 @@ def test_the_command_line_submits_watches_and_fetches(
     assert done.returncode == 0, done.stderr
     job = done.stdout.splitlines()[0]
     assert "done" in here("status", job, *there).stdout
+    assert here("watch", job, *there).returncode == 0
+    assert "done" in here("cancel", job, *there).stdout  # it is over, and stays as it is
     assert job in here("status", "--label", "from the shell", *there).stdout
     fetched = here("results", job, "--out", tmp_path / "out", "--responses", *there)
     assert fetched.returncode == 0, fetched.stderr
