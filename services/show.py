@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from services.jobs.tables import KeyRow
     from services.reproduce import Claim
     from services.sweep.coordinator import Progress
+    from services.sweep.memory import MemoryPlan
     from services.sweep.run import Run
     from visage_core.copies import Copies
     from visage_core.discrimination import Measured
@@ -57,6 +58,10 @@ def steps(title: str) -> Iterator[Callable[[int, int], None]]:
     with _bar() as bar:
         task = bar.add_task(title, total=None, visible=False)  # nothing to see where nothing is to do
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def memory(plan: MemoryPlan) -> None:
+    err.print(f"Memory: {plan}.", style="dim", markup=False, highlight=False)
 
 
 def progress(run: Run) -> None:
