@@ -23,12 +23,22 @@ function dressed(figure, narrow) {
   layout.margin = { l: narrow ? 50 : 70, r: narrow ? 10 : 30, t: 40, b: 60 };
   layout.legend = { orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", x: 0.5, xanchor: "center" };
   const axes = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true };
-  for (const name of ["xaxis", "yaxis"]) layout[name] = { ...layout[name], ...axes };
+  const named = Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name));
+  for (const name of ["xaxis", "yaxis", ...named]) layout[name] = { ...layout[name], ...axes };
+  if (layout.coloraxis) Object.assign(layout.coloraxis.colorbar, { tickfont: { color: text }, thickness: narrow ? 12 : 24 });
+  if (layout.grid && narrow) stack(layout);
   if (layout.scene) layout.scene.camera = { eye: narrow ? { x: 2.3, y: 2.3, z: 1.6 } : { x: 1.4, y: 1.4, z: 1.1 } };
   for (const name of ["xaxis", "yaxis", "zaxis"]) {
     if (layout.scene) layout.scene[name] = { ...layout.scene[name], gridcolor: grid, color: text, backgroundcolor: "rgba(0,0,0,0)" };
   }
   return figure;
+}
+
+// Planes that are abreast of each other, one below the other.
+function stack(layout) {
+  const { rows, columns } = layout.grid;
+  layout.height *= columns;
+  layout.grid = { ...layout.grid, rows: rows * columns, columns: 1 };
 }
 
 const fetched = new WeakMap(); // figures as they came, to dress them anew
@@ -55,6 +65,8 @@ function paint(plot) {
   const { data, layout } = dressed(JSON.parse(fetched.get(plot)), plot.clientWidth < 600);
   if (!plot.classList.contains("drawn")) plot.replaceChildren();
   plot.classList.add("drawn");
+  plot.style.height = layout.height ? `${layout.height}px` : ""; // of a figure with many rows
+  delete layout.height;
   Plotly.react(plot, data, layout, { responsive: true, displaylogo: false });
   if (plot.dataset.point && !plot.dataset.listens) {
     plot.dataset.listens = "yes";
