@@ -29,7 +29,7 @@ SAFE = "rgba(79, 157, 105, 0.13)"
 VERDICTS = {"pass": "#1d6b35", "inconclusive": "#b59a2c", "fail": "#a3221b"}
 SIZE = (900, 520)
 ROW_HEIGHT = 28
-PLANES_ABREAST, PLANE_HEIGHT = 3, 380
+PLANES_ABREAST, PLANE_HEIGHT = 3, 340
 COHERENT = READINGS["asr_coherent"]
 _drawing = threading.Lock()  # one process draws all pictures
 
@@ -238,55 +238,74 @@ def _curves_together(landscapes: Sequence[Landscape], names: Sequence[str]) -> g
 
 
 def _planes_abreast(landscapes: Sequence[Landscape], names: Sequence[str]) -> go.Figure:
-    figure = go.Figure()
     reading = landscapes[0].reading
     low, high = _ends_of(reading)
-    edges: set[str] = set()
-    for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True), start=1):
-        end = "" if number == 1 else str(number)
-        axes = {"xaxis": f"x{end}", "yaxis": f"y{end}"}
-        spec, plane, mean = landscape.spec, landscape.surfaces[0], _plane_mean(landscape)
-        assert spec.second_axis is not None
-        figure.add_heatmap(
-            x=plane.alphas,
-            y=plane.betas,
-            z=mean,
-            coloraxis="coloraxis",
-            name=_plain(name),
-            hovertemplate="α = %{x:g}, β = %{y:g}: %{z:.1f}",
-            **axes,
-        )
-        if has_basin(reading):
-            edge = f"{spec.basin_threshold:g}"
-            once = {"showlegend": edge not in edges, "legendgroup": edge, "hoverinfo": "skip"}
-            _add_edge(figure, plane.alphas, plane.betas, mean, spec, **once, **axes)
-            edges.add(edge)
-        figure.add_annotation(
-            text=_plain(name),
-            xref=f"x{end} domain",
-            yref=f"y{end} domain",
-            x=0.5,
-            y=1,
-            yanchor="bottom",
-            showarrow=False,
-        )
-        titles = {"xaxis": _axis_title(spec.axis, "α"), "yaxis": _axis_title(spec.second_axis, "β")}
-        for axis, text in titles.items():
-            tied = {"matches": axis[0]} if number > 1 else {}
-            figure.update_layout({f"{axis}{end}": {"title": {"text": text}} | tied})
     columns = min(len(landscapes), PLANES_ABREAST)
     rows = -(-len(landscapes) // columns)
-    figure.update_layout(
-        grid={"rows": rows, "columns": columns, "pattern": "independent"},
-        coloraxis={
-            "colorscale": _colour_scale(reading),
-            "colorbar": {"title": _short_title(reading)},
-            "cmin": low,
-            "cmax": high,
-        },
-        height=max(SIZE[1], rows * PLANE_HEIGHT + 140),
+    # By plotly's own grid, which may be put otherwise where there is less room.
+    figure = go.Figure(
+        layout={
+            "grid": {"rows": rows, "columns": columns, "pattern": "independent"},
+            "coloraxis": {
+                "colorscale": _colour_scale(reading),
+                "colorbar": {
+                    "title": {"text": _short_title(reading), "side": "right"},
+                    "lenmode": "pixels",
+                    "len": 300,
+                    "y": 1,
+                    "yanchor": "top",
+                },
+                "cmin": low,
+                "cmax": high,
+            },
+            "height": max(SIZE[1], rows * PLANE_HEIGHT + 140),
+        }
     )
+    edges: set[float] = set()
+    beside = ""
+    for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True)):
+        spec = landscape.spec
+        assert spec.second_axis is not None
+        end = str(number + 1) if number else ""
+        _add_small_plane(figure, landscape, name, end, edge_is_named=spec.basin_threshold in edges)
+        edges.add(spec.basin_threshold)
+        down = _axis_title(spec.second_axis, "β")
+        is_told = number % columns and down == beside  # by its neighbour
+        beside = down
+        for axis, title in (("xaxis", _axis_title(spec.axis, "α")), ("yaxis", "" if is_told else down)):
+            tied = {"matches": axis[0]} if number else {}
+            figure.update_layout({f"{axis}{end}": {"title": {"text": title}} | tied})
     return figure
+
+
+def _add_small_plane(
+    figure: go.Figure, landscape: Landscape, name: str, end: str, edge_is_named: bool
+) -> None:
+    """A plane on the axes of this end, with its edge and its name."""
+    axes = {"xaxis": f"x{end}", "yaxis": f"y{end}"}
+    plane, mean = landscape.surfaces[0], _plane_mean(landscape)
+    figure.add_heatmap(
+        x=plane.alphas,
+        y=plane.betas,
+        z=mean,
+        coloraxis="coloraxis",
+        name=_plain(name),
+        hovertemplate="α = %{x:g}, β = %{y:g}: %{z:.1f}",
+        **axes,
+    )
+    if has_basin(landscape.reading):
+        group = f"{landscape.spec.basin_threshold:g}"
+        legend = {"showlegend": not edge_is_named, "legendgroup": group, "hoverinfo": "skip"}
+        _add_edge(figure, plane.alphas, plane.betas, mean, landscape.spec, **legend, **axes)
+    figure.add_annotation(
+        text=_plain(name),
+        xref=f"x{end} domain",
+        yref=f"y{end} domain",
+        x=0.5,
+        y=1,
+        yanchor="bottom",
+        showarrow=False,
+    )
 
 
 def _curve_figure(landscape: Landscape, places: list[dict[str, Any]]) -> go.Figure:

@@ -116,15 +116,16 @@ def looked(service: Service, policy: Policy, *, last: bool = False, **job: str) 
         _write(folder / role, spec, points(spec), ANSWER)
         Results(folder / role).merge()
     number = policy.looks if last else 1
-    planned = PROMPTS * row.points
-    look = Look(number, policy.looks, evidence.decided(policy, folder, number), planned // 2, planned, last)
+    planned = PROMPTS * row.points // policy.looks
+    done = planned * number // policy.looks
+    look = Look(number, policy.looks, evidence.decided(policy, folder, number), done, planned, last)
     tally = Tally(row, policy)
     tally.looked(look)
     if last:
         models = {role: row.spec[role] for role in ("model", "baseline") if row.spec[role] is not None}
         with patch("services.gate.gate.write_figures"):  # pictures take seconds, and no page shows them
             conclude(policy, models, folder, look)
-    service.jobs.note(name, RUNNER, row.points // 2, tally.document())
+    service.jobs.note(name, RUNNER, row.points * number // policy.looks, tally.document())
     return name
 
 
@@ -140,7 +141,8 @@ def audit(
 ) -> str:
     """An audit that waits."""
     spec = {"policy": policy.model_dump(mode="json"), "models": models, "baseline": None}
-    return service.jobs.submit(Submission(spec, 10, 1, 1, owner, label, kind=Kind.AUDIT))[0].id
+    size = policy.looks * count_points(policy.spec("model")) * len(models)
+    return service.jobs.submit(Submission(spec, size, 1, 1, owner, label, kind=Kind.AUDIT))[0].id
 
 
 def audited(
