@@ -8,7 +8,7 @@ OUT ?= quickstart
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(DEVICE)
 
-.PHONY: install quickstart test check bench lock clean
+.PHONY: install quickstart test check coverage reference bench lock sbom vulnerabilities clean
 
 install: $(READY)
 
@@ -30,6 +30,14 @@ check: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)
 
+# How much of the code the tests run. What runs in processes of Ray's and vLLM's is not counted.
+coverage: $(READY)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(TESTS)
+
+# Write docs/reference from the code again.
+reference: $(READY)
+	$(BIN)/python docs/reference/generate.py
+
 bench: $(READY)
 	$(BIN)/visage bench engine
 
@@ -41,5 +49,16 @@ lock:
 	$(LOCK) --extra cpu --override constraints/cpu-overrides.txt $(LOCK_SOURCES) -o constraints/cpu.txt
 	$(LOCK) --extra gpu -o constraints/gpu.txt
 
+# Of the supply chain: what is installed, as CycloneDX, and what is known of its weaknesses. The tools have an
+# environment of their own, for they need other versions of some packages.
+TOOLS := $(VENV)/tools/bin
+$(TOOLS):
+	$(PYTHON) -m venv $(@D)
+	$@/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+sbom: $(READY) $(TOOLS)
+	$(TOOLS)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file sbom.json
+vulnerabilities: $(TOOLS)
+	$(TOOLS)/pip-audit --disable-pip --no-deps --requirement constraints/$(DEVICE).txt
+
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(OUT) sbom.json

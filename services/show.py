@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 from rich import progress as bars
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from services.jobs.tables import KeyRow
     from services.reproduce import Claim
     from services.sweep.coordinator import Progress
+    from services.sweep.memory import MemoryPlan
     from services.sweep.run import Run
     from visage_core.copies import Copies
     from visage_core.discrimination import Measured
@@ -57,6 +58,10 @@ def steps(title: str) -> Iterator[Callable[[int, int], None]]:
     with _bar() as bar:
         task = bar.add_task(title, total=None, visible=False)  # nothing to see where nothing is to do
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def memory(plan: MemoryPlan) -> None:
+    err.print(f"Memory: {plan}.", style="dim", markup=False, highlight=False)
 
 
 def progress(run: Run) -> None:
@@ -464,18 +469,18 @@ def _places(geometry: dict[str, Any]) -> Iterator[str]:
 def _add_fields(table: Table, part: type[BaseModel], prefix: str) -> None:
     for name, field in part.model_fields.items():
         kinds = _models_in(field.annotation)
-        if kinds:
-            for kind in kinds:
-                _add_fields(table, kind, f"{prefix}{name}.")
+        if field.is_required():
+            given = "by direction" if issubclass(part, Axis) else "required"
         else:
-            default = field.get_default(call_default_factory=True)
-            text = "required" if field.is_required() else json.dumps(default)
-            if part is Axis and name in ("low", "high"):
-                text = "by direction"
-            table.add_row(prefix + name, text, field.description or "")
+            given = "" if kinds else json.dumps(field.get_default(call_default_factory=True))
+        table.add_row(prefix + name, given, field.description or "")
+        for kind in kinds:
+            table.add_section()
+            _add_fields(table, kind, f"{prefix}{name}.")
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The parts of a spec that an annotation names: itself, or the members of a union."""
-    options = getattr(annotation, "__args__", (annotation,))
-    return [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    """The parts of a spec that an annotation names: itself, those of a list, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for one in get_args(annotation) for kind in _models_in(one)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from services.cli import main
 
 # Tests assert no times.
 settings.register_profile("visage", deadline=None)
@@ -67,6 +71,23 @@ def visage() -> Visage:
             check=False,
         )
 
+    return run
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Visage:
+    """The command line in this process, for what starts nothing: to import it all anew takes seconds."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = visage_command(*arguments)
+        monkeypatch.setattr("sys.argv", command)
+        out, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+            main()
+        code = int(ended.value.code or 0)
+        return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
+
+    monkeypatch.setenv("COLUMNS", wide()["COLUMNS"])
     return run
 
 

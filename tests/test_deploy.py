@@ -20,6 +20,7 @@ from services.api.middleware import Requests
 from services.api.service import Service
 from services.api.settings import Settings
 from services.cli.app import app
+from visage_core.policy import applies, load_policy
 
 ROOT = Path(__file__).parents[1]
 DOCKER, KUBERAY, MONITORING = ROOT / "docker", ROOT / "deploy" / "kuberay", ROOT / "deploy" / "monitoring"
@@ -90,6 +91,18 @@ def test_every_alert_has_its_place_in_the_runbook() -> None:
     runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     rules = [rule for group in read(MONITORING / "alerts.yaml")["groups"] for rule in group["rules"]]
     assert all(f"**{rule['alert']}**" in runbook for rule in rules)
+
+
+# The policy
+
+
+def test_the_example_policy_bounds_the_asr_of_what_should_be_refused_alone() -> None:
+    policy = load_policy(ROOT / "deploy" / "policy.yaml")
+    spec = policy.spec("model")
+    (rule,) = (one for one in policy.rules if one.measure == "asr_at_origin")
+    assert [asked.source for set_, asked in enumerate(spec.prompts) if applies(rule, spec, set_)] == [
+        "harmful"
+    ]
 
 
 # Images

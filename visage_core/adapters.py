@@ -8,14 +8,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import regex
-import torch
 from safetensors import SafetensorError
 
 from visage_core.checkpoints import MOST_CONFIG_BYTES, Checkpoint, CheckpointError, TensorFiles, some
 from visage_core.documents import read_json
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Initialisations that leave the model's own weights as they are. PiSSA, OLoRA and others change these too.
@@ -45,7 +47,7 @@ class _Factors:
     transposed: bool
 
 
-class Adapter(Mapping[str, torch.Tensor]):
+class Adapter(Mapping[str, "torch.Tensor"]):
     """By the name of each weight that it changes: scale * B A in float32, of the weight's shape.
 
     scale is lora_alpha / r, or lora_alpha / sqrt(r) with `use_rslora` (Hu et al. 2021, section 4.1;
@@ -107,7 +109,7 @@ class Adapter(Mapping[str, torch.Tensor]):
         wrong += [
             name
             for name, copy in self._copies.items()
-            if name not in base.tensors or not torch.equal(base.weights[name], self._files[copy])
+            if name not in base.tensors or not base.weights[name].equal(self._files[copy])
         ]
         if wrong:
             raise CheckpointError(
@@ -124,7 +126,7 @@ class Adapter(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         factors = self._factors[name]
-        a, b = (self._files[part].to(torch.float32) for part in (factors.a, factors.b))
+        a, b = (self._files[part].float() for part in (factors.a, factors.b))
         product = (b @ a).mul_(factors.scale)
         return product.T.contiguous() if factors.transposed else product
 

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from visage_core.digests import file_digests, total_digest
 from visage_core.documents import open_bytes, parse_json, read_json
 from visage_core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Names that safetensors' headers use.
@@ -46,7 +48,7 @@ class TensorInfo:
     shard: str
 
 
-class TensorFiles(Mapping[str, torch.Tensor]):
+class TensorFiles(Mapping[str, "torch.Tensor"]):
     """The tensors of some safetensors files by name. Nothing is read until a tensor is asked for, and then
     it is a view of the memory-mapped file: processes on one machine share one copy."""
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 from filelock import FileLock
 
 from visage_core.checkpoints import Checkpoint, TensorInfo
@@ -21,13 +21,16 @@ from visage_core.errors import InputError
 from visage_core.sources import OpenDirection
 from visage_core.spec import Norm
 
+if TYPE_CHECKING:
+    import torch
+
 # Part of the key of every random number. A change to how directions are made must change it, so that
 # results and cached files of the old kind are never taken for the new.
 GENERATOR = "visage-random-direction-1"
 SECOND_AXIS = "second axis: "
 JUST_USED_SECONDS = 60.0
 # The float32 values of a direction for one weight tensor, by its name, before they are scaled.
-Values = Callable[[str, torch.Tensor], torch.Tensor]
+Values: TypeAlias = "Callable[[str, torch.Tensor], torch.Tensor]"
 
 
 class DiskSpaceError(InputError):
@@ -47,22 +50,28 @@ def gaussian(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def random_values(seed: int, second_axis: bool = False) -> Values:
     """The Gaussian values of a seed's direction. On a second axis they are others than on the first."""
+    import torch
+
     prefix = SECOND_AXIS if second_axis else ""
     return lambda name, weight: torch.from_numpy(gaussian(seed, f"{prefix}{name}", tuple(weight.shape)))
 
 
 def difference_values(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]) -> Values:
     """What leads from one checkpoint to another: a task vector (Ilharco et al. 2023), for instance."""
-    return lambda name, _: end[name].to(torch.float32) - start[name].to(torch.float32)
+    return lambda name, _: end[name].float() - start[name].float()
 
 
 def stored_values(tensors: Mapping[str, torch.Tensor]) -> Values:
     """Values that are there already."""
+    import torch
+
     return lambda name, _: tensors[name].to(torch.float32, copy=True)
 
 
 def combined_values(seeds: Sequence[int], weights: Sequence[float]) -> Values:
     """The sum of several seeds' directions, each with a weight: a point of the subspace that they span."""
+
+    import torch
 
     def values(name: str, weight: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(tuple(weight.shape), dtype=torch.float32)
@@ -81,6 +90,8 @@ def scaled(direction: torch.Tensor, weight: torch.Tensor, norm: Norm) -> torch.T
     leave it as it is here. Norms are summed in float64, for a float32 sum over millions of squares is off by
     more than the 1e-5 that is promised.
     """
+    import torch
+
     if norm == "filter" and direction.dim() > 1:
         length = torch.linalg.vector_norm(direction, dim=-1, keepdim=True, dtype=torch.float64)
         target = torch.linalg.vector_norm(weight, dim=-1, keepdim=True, dtype=torch.float64)
@@ -98,13 +109,15 @@ def orthogonal(direction: torch.Tensor, first: torch.Tensor, by_row: bool = Fals
     Gram-Schmidt: d - (d . f) / (f . f) * f, with the products in float64. Where nothing is left (a tensor
     of one value), the direction does not move that tensor.
     """
+    import torch
+
     shape = direction.shape if by_row and direction.dim() > 1 else (1, direction.numel())
-    d, f = direction.reshape(shape).double(), first.to(torch.float32).reshape(shape).double()
+    d, f = direction.reshape(shape).double(), first.float().reshape(shape).double()
     length = (f * f).sum(-1, keepdim=True)
     rest = d - torch.where(length > 0, (d * f).sum(-1, keepdim=True) / length, 0.0) * f
     before, left = d.norm(dim=-1, keepdim=True), rest.norm(dim=-1, keepdim=True)
     scale = torch.where(left > 1e-6 * before, before / left, 0.0)
-    return (rest * scale).to(torch.float32).reshape(direction.shape)
+    return (rest * scale).float().reshape(direction.shape)
 
 
 def direction_tensors(
@@ -173,6 +186,8 @@ def mark_used(path: Path) -> bool:
 
 
 def _norm(tensor: torch.Tensor) -> float:
+    import torch
+
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
@@ -215,7 +230,7 @@ def _write_float32(
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for name, tensor in tensors:
-            assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, infos[name].shape)
+            assert (str(tensor.dtype), tuple(tensor.shape)) == ("torch.float32", infos[name].shape)
             file.write(tensor.contiguous().numpy().data)
         file.flush()
         os.fsync(file.fileno())

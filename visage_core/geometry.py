@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from visage_core.checkpoints import Checkpoint
 from visage_core.sources import OpenDirection
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,14 @@ def geometry(
     products = np.zeros((k + len(names), k + len(names)))
     weights = 0.0
     for name, weight in base.weights.items():
-        origin = weight.to(torch.float32)
+        origin = weight.float()
         rows = [one.tensor(name, weight) for one in directions]
-        rows += [others[other][name].to(torch.float32) - origin for other in names]
+        rows += [others[other][name].float() - origin for other in names]
         for i, row in enumerate(rows):
             # Only what is asked for: the checkpoints' products with each other are not.
             for j in {*range(k), i}:
-                products[i, j] += float(torch.sum(row.double() * rows[j].double()))
-        weights += float(torch.sum(origin.double() ** 2))
+                products[i, j] += float((row.double() * rows[j].double()).sum())
+        weights += float((origin.double() ** 2).sum())
     gram = products[:k, :k]
     places = []
     for number, other in enumerate(names, start=k):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from visage_core.spec import Axis, LandscapeSpec
@@ -34,6 +35,13 @@ def point_at(spec: LandscapeSpec, seed: int | None, alpha: float, beta: float = 
     first_is_random = seed is not None and spec.axis.direction.kind == "random"
     moved_at_random = beta != 0 or (first_is_random and alpha != 0)
     return Point(seed if moved_at_random else None, alpha, beta)
+
+
+def somewhere(spec: LandscapeSpec) -> Point:
+    """A place within the ranges of the axes, as a rule off the grid; for the same spec the same one."""
+    chance = random.Random(spec.model_dump_json())
+    along = [axis for axis in (spec.axis, spec.second_axis) if axis is not None]
+    return point_at(spec, chance.choice(spec.seeds), *(chance.uniform(axis.low, axis.high) for axis in along))
 
 
 def betas(spec: LandscapeSpec) -> list[float]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -57,14 +57,25 @@ def exact_rate(values: Floats, level: float = 0.95) -> Interval | None:
     if n == 0:
         return None
     tail = (1 - level) / 2
-    low = float(stats.beta.ppf(tail, total, n - total + 1)) if total > 0 else 0.0
-    high = float(stats.beta.isf(tail, total + 1, n - total)) if total < n else 1.0
+    low = float(special.betaincinv(total, n - total + 1, tail)) if total > 0 else 0.0
+    high = float(special.betainccinv(total + 1, n - total, tail)) if total < n else 1.0
     return Interval(100 * total / n, 100 * low, 100 * high)
+
+
+def normal_quantile(tail: float) -> float:
+    """What a standard normal variable is above with this probability. (scipy.stats has it too, and takes most
+    of a second to import, in each process of a sweep.)"""
+    return -float(special.ndtri(tail))
+
+
+def t_quantile(tail: float, freedom: int) -> float:
+    """The same of Student's t with so many degrees of freedom."""
+    return -float(special.stdtrit(freedom, tail))
 
 
 def wilson(p: float, n: int, level: float = 0.95) -> Interval:
     """A rate p of n trials in percent, with its Wilson score interval."""
-    z = Z_95 if level == 0.95 else float(stats.norm.isf((1 - level) / 2))
+    z = Z_95 if level == 0.95 else normal_quantile((1 - level) / 2)
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * float(np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)))
     # At p = 0 and p = 1 the bound is p itself; rounding must not push it past.
@@ -83,7 +94,9 @@ def perplexity(surprise: Floats, level: float = 0.95) -> Interval | None:
     if n == 0:
         return None
     mean = float(known.mean())
-    half = float(stats.t.isf((1 - level) / 2, n - 1) * known.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    half = np.inf
+    if n > 1:
+        half = t_quantile((1 - level) / 2, n - 1) * float(known.std(ddof=1) / np.sqrt(n))
     return Interval(*(float(np.exp(min(one, LARGEST_LOG))) for one in (mean, mean - half, mean + half)))
 
 
@@ -238,6 +251,8 @@ def basin_area(
     origin = (list(betas).index(0.0), list(alphas).index(0.0))
     if not inside[origin]:
         return None
+    from scipy import ndimage
+
     regions, _ = ndimage.label(inside)
     rows, columns = np.nonzero(regions == regions[origin])
     ends = bool({0, len(betas) - 1} & set(rows.tolist()) or {0, len(alphas) - 1} & set(columns.tolist()))

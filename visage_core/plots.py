@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
-from scipy.interpolate import RegularGridInterpolator
 
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, Interval, MissingPointsError
@@ -449,6 +448,8 @@ def _add_mark(
     if style != "surface":
         figure.add_scatter(**trace)
         return
+    from scipy.interpolate import RegularGridInterpolator
+
     filled = np.nan_to_num(mean, nan=100.0)
     heights = RegularGridInterpolator((y, x), filled, bounds_error=False, fill_value=None)
     trace["marker"] = trace["marker"] | {"size": 5}

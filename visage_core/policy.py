@@ -123,6 +123,8 @@ class Policy(Part):
         self, model: str, sizes: Sequence[int], ends: Callable[[int], tuple[int, int]]
     ) -> LandscapeSpec:
         spec = self.spec(model)
+        if self.looks == 1:
+            return spec
         prompts = []
         for asked, size in zip(spec.prompts, sizes, strict=True):
             begin, end = ends(size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from visage_core.adapters import Adapter
 from visage_core.checkpoints import Checkpoint, TensorFiles
 from visage_core.selection import EVERYTHING, Selection
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TensorSource:
         return tensors if self.selection == EVERYTHING else _Selected(tensors, self.selection)
 
 
-class _Selected(Mapping[str, torch.Tensor]):
+class _Selected(Mapping[str, "torch.Tensor"]):
     """Those of some tensors that a selection has."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], selection: Selection) -> None:
@@ -77,6 +78,6 @@ class OpenDirection:
     def tensor(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """The direction's float32 values for one weight tensor; zeros where it does not move that one."""
         if name not in self.tensors:
-            return torch.zeros_like(weight, dtype=torch.float32)
-        values = self.tensors[name].to(torch.float32)
-        return values - weight.to(torch.float32) if self.endpoint else values
+            return weight.float().new_zeros(weight.shape)
+        values = self.tensors[name].float()
+        return values - weight.float() if self.endpoint else values

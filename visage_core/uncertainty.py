@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
 
 from visage_core.metrics import (
     S_MAX,
@@ -24,6 +22,8 @@ from visage_core.metrics import (
     asr_of_draws,
     mean_safety,
     mean_safety_of_draws,
+    normal_quantile,
+    t_quantile,
     visage,
     visage_of_draws,
     wilson,
@@ -285,10 +285,15 @@ def _for_decisions(means: Floats, prompts: int, tail: float) -> tuple[float, flo
     """How many standard deviations of draws an interval for decisions reaches down and up: the quantile of t,
     and where the draws are skew more on the side where it would end too soon (Johnson, "Modified t tests and
     confidence intervals for asymmetrical populations", 1978)."""
-    quantile = float(stats.t.isf(tail, max(1, prompts - 1)))
-    skew = 0.0 if np.ptp(means) < 1e-9 else float(stats.skew(means)) / 6 * (1 + 2 * quantile**2)
+    quantile = t_quantile(tail, max(1, prompts - 1))
+    skew = 0.0 if np.ptp(means) < 1e-9 else _skew(means) / 6 * (1 + 2 * quantile**2)
     wider = math.sqrt(prompts / max(1, prompts - 1))  # the bootstrap's variance has n where t's has n - 1
     return (quantile + max(0.0, -skew)) * wider, (quantile + max(0.0, skew)) * wider
+
+
+def _skew(values: Floats) -> float:
+    away = values - values.mean()
+    return float(np.mean(away**3) / np.mean(away**2) ** 1.5)
 
 
 def _of_directions(values: Floats, drawn: Floats) -> tuple[float, float]:
@@ -308,13 +313,15 @@ def _half_width(
     freedom for the directions, normal for the prompts (the method of variance estimates recovery: Zou,
     Donner, "Construction of confidence limits about effect measures", 2008)."""
     tail = (1 - level) / 2
-    of_directions = float(stats.t.isf(tail, directions - 1)) * math.sqrt(between)
-    of_prompts = of_prompts or float(stats.norm.isf(tail))
+    of_directions = t_quantile(tail, directions - 1) * math.sqrt(between)
+    of_prompts = of_prompts or normal_quantile(tail)
     return math.hypot(of_directions, of_prompts * math.sqrt(within))
 
 
 def _p_value(value: float, between: float, within: float, directions: int) -> float:
     """One minus the level of the interval that just reaches 0."""
+    from scipy.optimize import brentq
+
     if between + within == 0:
         return 1.0 if value == 0 else 0.0
 

@@ -57,7 +57,7 @@ class RunnerDeployment:
     def __init__(self, settings: Settings, worker: type) -> None:
         log_to(settings.data / "logs" / "runner.jsonl")
         service = Service(settings)
-        resources = ResourcesSpec(workers=settings.workers, cores=settings.cores)
+        resources = ResourcesSpec(workers=settings.workers, cores=settings.cores, gpu=settings.gpu)
         share = worker_resources(resources, settings.tensor_parallel)
         engines = Engines(settings.workers, share, worker)
         self._runner = Runner(

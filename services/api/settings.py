@@ -49,7 +49,14 @@ class Settings(BaseModel):
         "that environment variable, VISAGE_JUDGE_KEY..., holds the key.",
     )
     workers: int = Field(default=1, ge=1, description="Engines at the same time.")
-    cores: int | None = Field(default=None, ge=1, description="CPU cores of a worker where there is no GPU.")
+    cores: int | None = Field(
+        default=None, ge=1, description="CPU cores of a worker, or with GPUs of each of them."
+    )
+    gpu: bool | None = Field(
+        default=None,
+        description="Whether workers have GPUs; unless given, where the cluster has some at the start. One "
+        "that grows from none has to be told.",
+    )
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs of a worker.")
     kv_cache_gib: int = Field(default=16, ge=1, description="The most that a job may ask for a worker.")
     jobs_at_once: int = Field(default=2, ge=1, description="Jobs that share the engines at a time.")

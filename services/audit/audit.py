@@ -193,9 +193,7 @@ class Audit:
             return
         assert self._engines is not None
         for look in range(1, self.policy.looks + 1):
-            spec = self.policy.spec(self.baseline)
-            if self.policy.looks > 1:
-                spec = self.policy.part(self.baseline, look, self._baseline_sizes)
+            spec = self.policy.part(self.baseline, look, self._baseline_sizes)
             self._run = Run(
                 make_plan(self.resolve(spec), workers_here=0).on_node(this_node()),
                 part_of(self.policy, self.out / BASELINE, look),

@@ -10,7 +10,6 @@ from services.sweep.memory import require_memory
 from services.sweep.plan import check
 from visage_core.checkpoints import Checkpoint, CheckpointError, some
 from visage_core.policy import Policy
-from visage_core.readings import samples_of
 from visage_core.spec import LandscapeSpec
 
 
@@ -24,8 +23,7 @@ def sizes_of(
     require_shapes(checked.base)
     if workers_here:
         require_memory(checked.base, spec.engine, workers_here)
-    asked = zip(checked.prompts, spec.prompts, strict=True)
-    sizes = [len(found.prompts) // samples_of(spec, part) for found, part in asked]
+    sizes = checked.sizes(spec)
     policy.require_sizes(sizes)
     return sizes
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from visage_core.spec import LandscapeSpec, RandomDirection, parse_spec
 
 Complied = NDArray[np.bool_]
 MODELS, PROMPTS, LOOKS = 10_000, 80, 4
+MODELS_A_PART = 1_250
 # Basins have widths around the first, which differ by so much between directions and between prompts
 # (standard deviation of the logarithm); where one ends, the probability of an answer rises over the last.
 WIDTH, BETWEEN_DIRECTIONS, BETWEEN_PROMPTS, EDGE = 0.25, 0.15, 0.3, 0.04
@@ -72,6 +77,15 @@ def simulate(measure: str, models: int, seed: int = 0) -> Errors:
     return Errors(passed, failed, 100 * spent / models / LOOKS)
 
 
+def _simulate_in_parts(measure: str) -> Errors:
+    """Many models, in as many processes as there are cores."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the processes to come, which share the cores
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        parts = range(MODELS // MODELS_A_PART)
+        found = list(processes.map(partial(simulate, measure, MODELS_A_PART), parts))
+    return Errors(*(float(np.mean(of_parts)) for of_parts in zip(*map(astuple, found), strict=True)))
+
+
 def _gated(
     policy: Policy, specs: Sequence[LandscapeSpec], complied: dict[Point, Complied]
 ) -> tuple[str, int]:
@@ -95,13 +109,14 @@ def _complied(spec: LandscapeSpec, generator: np.random.Generator) -> dict[Point
     strength = np.exp(BETWEEN_PROMPTS * generator.standard_normal(PROMPTS))
     widths = WIDTH * np.exp(BETWEEN_DIRECTIONS * generator.standard_normal(len(spec.seeds)))
     by_seed = dict(zip(spec.seeds, widths, strict=True)) | {None: WIDTH}
-    return {
-        point: generator.random(PROMPTS) < _chance(abs(point.alpha), by_seed[point.seed] * strength)
-        for point in points(spec)
-    }
+    places = points(spec)
+    away = np.array([[abs(point.alpha)] for point in places])
+    edge = np.array([[by_seed[point.seed]] for point in places]) * strength
+    complied = generator.random((len(places), PROMPTS)) < _chance(away, edge)
+    return dict(zip(places, complied, strict=True))
 
 
-def _chance(away: float, edge: Floats) -> Floats:
+def _chance(away: Floats, edge: Floats) -> Floats:
     """The probability that a prompt is complied with at a distance from the origin."""
     return np.asarray(1 / (1 + np.exp(-np.clip((away - edge) / EDGE, -500, 500))))
 
@@ -117,7 +132,7 @@ def bench_gate() -> Report:
     """Errors of three kinds of rule over simulated models, and what a gate saves on two real ones."""
     figures = []
     for measure in ("asr_at_origin", *OF):
-        found = simulate(measure, MODELS)
+        found = _simulate_in_parts(measure)
         figures += [
             Figure(f"{measure}: passes of {MODELS:,} simulated models on the bound", found.passed, "%", 2.5),
             Figure(f"{measure}: failures of them", found.failed, "%", 2.5),

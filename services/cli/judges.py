@@ -95,7 +95,10 @@ def _note(run: Path, file: Path, asked: LandscapeSpec, found: dict[str, Agreemen
 def coherence(
     file: Annotated[
         Path,
-        typer.Argument(help="A .csv or .jsonl file: response, and label (coherent or incoherent)."),
+        typer.Argument(
+            help="A .csv or .jsonl file: response, and label (coherent or incoherent).",
+            show_default="those of the project",
+        ),
     ] = COHERENCE,
     out: Annotated[Path | None, typer.Option(help="Draw the ROC curves into this folder.")] = None,
     model: Annotated[

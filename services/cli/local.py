@@ -118,7 +118,13 @@ def run(
     tensor_parallel: Annotated[int | None, typer.Option(help="GPUs for one copy of the model.")] = None,
     kv_cache_gib: Annotated[int | None, typer.Option(help="Memory for the KV cache on a CPU.")] = None,
     workers: Annotated[int | None, typer.Option(help="Engines at the same time.")] = None,
-    cores: Annotated[int | None, typer.Option(help="CPU cores of a worker, where there is no GPU.")] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="CPU cores of a worker, or with GPUs of each of them.")
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(help="Workers have GPUs, though the cluster has none yet.", show_default=False),
+    ] = None,
     address: Annotated[
         str,
         typer.Option(help="The Ray cluster: local (one of its own), auto, HOST:PORT, or ray://HOST:PORT."),
@@ -163,7 +169,7 @@ def run(
             "tensor_parallel": tensor_parallel,
             "kv_cache_gib": kv_cache_gib,
         },
-        "resources": {"workers": workers, "cores": cores},
+        "resources": {"workers": workers, "cores": cores, "gpu": gpu},
         "basin_threshold": threshold,
         "keep_responses": keep_responses,
     }
@@ -191,12 +197,17 @@ def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: flo
     from ray.exceptions import RayError
 
     from services.sweep.compare import folders_of, write_comparison
+    from services.sweep.memory import plan_memory
     from services.sweep.report import write_figures
     from services.sweep.run import open_runs
+    from visage_core.checkpoints import Checkpoint
 
     folders = folders_of(specs, out)
     try:
         with open_runs(specs, folders, address, stop_when) as runs:
+            if address == "local":
+                base = Checkpoint.open(Path(runs[0].plan.model.path))
+                show.memory(plan_memory(base, specs[0].engine, specs[0].resources.workers))
             for landscape_run in runs:
                 show.progress(landscape_run)
         for folder in folders:

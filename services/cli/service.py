@@ -69,7 +69,11 @@ def serve(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Engines at the same time.")] = 1,
     cores: Annotated[
-        int | None, typer.Option(min=1, help="CPU cores of a worker, where there is no GPU.")
+        int | None, typer.Option(min=1, help="CPU cores of a worker, or with GPUs of each of them.")
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(help="Workers have GPUs, though the cluster has none yet.", show_default=False),
     ] = None,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs for one copy of a model.")] = 1,
     jobs_at_once: Annotated[int, typer.Option(min=1, help="Jobs that share the engines at a time.")] = 2,
@@ -91,6 +95,7 @@ def serve(
         "datasets": allow_dataset,
         "judges": allow_judge,
         "cores": cores,
+        "gpu": gpu,
     }
     settings = Settings(
         **{name: value for name, value in given.items() if value is not None},

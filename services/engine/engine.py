@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from visage_core.queries import Passage, Request
 from visage_core.questions import first_token
 from visage_core.results import Response
@@ -54,6 +52,12 @@ class Engine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not drop the keys and values of the weights before")
         self._place = (model, steps)
+
+    def differences(self, model: TensorSource, steps: list[tuple[TensorSource, float]]) -> list[str]:
+        """The names of the tensors whose values are not those of a place, by what the engine's own kernels
+        give: of other values, or nowhere to be found."""
+        found = self._llm.collective_rpc("visage_differences", args=(model, steps))
+        return sorted({name for rank in found for name in rank})
 
     def generate(
         self,
@@ -171,6 +175,8 @@ def _set_environment(spec: EngineSpec, cores: list[int] | None) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if cores is not None:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _core_lists(cores, spec.tensor_parallel)
+    import torch
+
     # vLLM takes this for CUDA devices alone; elsewhere it would refuse to start.
     if spec.batch_invariant and torch.cuda.is_available():
         os.environ["VLLM_BATCH_INVARIANT"] = "1"

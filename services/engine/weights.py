@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from services.engine.probe import differences
 from visage_core.checkpoints import Checkpoint
 from visage_core.perturb import Shift, perturbed
 from visage_core.sources import TensorSource
@@ -33,10 +34,20 @@ class MovableWeights:
 
         Every tensor is given, moved or not: vLLM would keep one that is missing from the point before.
         """
-        shifts = [Shift(coefficient, _opened(file), file.endpoint) for file, coefficient in steps]
-        weights = perturbed(_base(model), shifts, self.model_config.dtype)
+        weights = self._visage_weights(model, steps)
         self.model_runner.reload_weights(weights_iterator=weights)
         _process_tied_layers(self.model_runner.get_model())
+
+    def visage_differences(self, model: TensorSource, steps: list[tuple[TensorSource, float]]) -> list[str]:
+        """The names of the tensors that are not what they are to be at a place."""
+        network = self.model_runner.get_model()
+        return differences(network, _base(model), self._visage_weights(model, steps))
+
+    def _visage_weights(
+        self, model: TensorSource, steps: list[tuple[TensorSource, float]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        shifts = [Shift(coefficient, _opened(file), file.endpoint) for file, coefficient in steps]
+        return perturbed(_base(model), shifts, self.model_config.dtype)
 
 
 # Opened once and kept for the next point; few, for a worker may see many models in its life.

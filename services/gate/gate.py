@@ -69,7 +69,8 @@ class Gate:
 
     def __iter__(self) -> Iterator[Look]:
         """Measure what is left. Raises InputError where that cannot be."""
-        sizes = _sizes(self.resolve(self.policy.spec(self.models[MODEL])))
+        spec = self.resolve(self.policy.spec(self.models[MODEL]))
+        sizes = check(spec).sizes(spec)
         self.policy.require_sizes(sizes)
         try:
             for number in range(1, self.policy.looks + 1):
@@ -168,10 +169,7 @@ class Gate:
         )
 
     def _spec(self, which: str, sizes: list[int], number: int) -> LandscapeSpec:
-        model = self.models[which]
-        if self.policy.looks == 1:
-            return self.resolve(self.policy.spec(model))
-        return self.resolve(self.policy.part(model, number, sizes))
+        return self.resolve(self.policy.part(self.models[which], number, sizes))
 
     def _part(self, which: str, number: int) -> Path:
         """The results folder of a part of the prompts."""
@@ -257,9 +255,3 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
     for name, made in (("decision.md", as_markdown), ("junit.xml", as_junit), ("decision.html", as_html)):
         (out / name).write_text(made(document), encoding="utf-8")
     return document
-
-
-def _sizes(spec: LandscapeSpec) -> list[int]:
-    """How many prompts each set of a spec has."""
-    asked = zip(check(spec).prompts, spec.prompts, strict=True)
-    return [len(found.prompts) // samples_of(spec, part) for found, part in asked]

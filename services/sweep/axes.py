@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from filelock import FileLock
 
 from services.sweep.nodes import Folder
@@ -36,6 +35,9 @@ from visage_core.spec import (
     RandomDirection,
     SecondAxis,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

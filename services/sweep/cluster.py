@@ -71,16 +71,20 @@ def worker_resources(
     """What each of some workers gets: GPUs where the cluster has some, else CPU cores in equal shares of what
     judge models leave. `judges` are the CPU cores of each of these; on GPUs it has one."""
     total = ray.cluster_resources()
-    if gpus := int(total.get("GPU", 0)):
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(total.get("GPU", 0))
+    if resources.gpu or (gpus and resources.gpu is None):
         # Workers that find no room now may find it later, but with no judge the first point never ends.
-        if judges and len(judges) + tensor_parallel > gpus:
+        if judges and resources.gpu is None and len(judges) + tensor_parallel > gpus:
             raise ClusterError(
                 "judges",
                 f"{len(judges)} judge models and a worker of {tensor_parallel} need more than {gpus} GPUs",
                 "Serve the judge elsewhere, and name its endpoint",
             )
-        return WorkerResources(cores=1, gpus=tensor_parallel)
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        # A point's weights are reckoned on them, in as many threads as Ray gives an actor cores.
+        shares = [int(one.get("CPU", 0)) // int(one["GPU"]) for one in nodes if one.get("GPU")]
+        return WorkerResources(resources.cores or max(1, min(shares, default=1)), tensor_parallel)
+    largest = max(int(one.get("CPU", 0)) for one in nodes)
     cpus, reserved = int(total.get("CPU", 1)), sum(judges)
     share = max(1, min(largest, (cpus - reserved) // resources.workers))
     cores = resources.cores or share

@@ -57,7 +57,9 @@ class Engines:
                 for worker in range(spec.workers):
                     key = f"{judge_key(folder, spec, engine)} {worker}"
                     if key not in self._actors:
-                        self._actors[key] = judge_worker(folder, server, spec, engine, beside)
+                        self._actors[key] = judge_worker(
+                            folder, server, spec, engine, self.resources.gpus > 0, beside
+                        )
                     found[number].append(JudgeActor(self._actors[key], server))
                     beside += spec.cores
         return found

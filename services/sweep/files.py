@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from services.sweep.models import model_folder
@@ -97,7 +96,7 @@ def _direction_file(path: Path, field: str, base: Checkpoint, chosen: Selection)
             "Give a direction of this very model, by the names of its checkpoint's tensors",
         )
     _require_some(chosen, tensors, field)
-    odd = [name for name in tensors if not torch.isfinite(tensors[name]).all()]
+    odd = [name for name in tensors if not tensors[name].isfinite().all()]
     if odd:
         raise CheckpointError(
             field, f"{path} has values that are no numbers: {some(odd)}", "Make the direction again"

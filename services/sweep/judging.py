@@ -88,10 +88,12 @@ class JudgeActor:
         return self.worker.judge.remote(self.server, items)
 
 
-def judge_worker(folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, beside: int) -> Any:
-    """A JudgeWorker as a Ray actor, on a GPU of its own where the cluster has some; else on CPU cores beside
-    so many that other judges have."""
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+def judge_worker(
+    folder: Folder, server: Any, spec: ModelJudgeSpec, engine: EngineSpec, on_gpu: bool, beside: int
+) -> Any:
+    """A JudgeWorker as a Ray actor, on a GPU of its own, or on CPU cores beside so many that other judges
+    have."""
+    gpus = int(on_gpu)
     options = {"max_restarts": RESTARTS, "max_task_retries": TRIES}
     place = {"num_gpus": gpus, "num_cpus": 1 if gpus else spec.cores}
     worker = ray.remote(**options, **place)(JudgeWorker).remote(folder, spec, engine, beside)

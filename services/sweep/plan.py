@@ -27,6 +27,7 @@ from visage_core.judges import KeywordJudge, keyword_judge
 from visage_core.prompts import PromptSet, load_prompts, render
 from visage_core.queries import Query, Question, Request
 from visage_core.questions import load_questions, tokenize_question, windows
+from visage_core.readings import samples_of
 from visage_core.spec import (
     AskSpec,
     KeywordJudgeSpec,
@@ -103,6 +104,11 @@ class Checked:
     queries: list[Query]
     keywords: dict[int, KeywordJudge]
     judges: dict[int, Checkpoint]
+
+    def sizes(self, spec: LandscapeSpec) -> list[int]:
+        """How many prompts each set of the spec has, each of which may be asked several times."""
+        asked = zip(self.prompts, spec.prompts, strict=True)
+        return [len(found.prompts) // samples_of(spec, part) for found, part in asked]
 
 
 def check(spec: LandscapeSpec) -> Checked:

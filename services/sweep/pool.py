@@ -25,15 +25,16 @@ LOOK_AGAIN_SECONDS = 2.0
 START_TRIES = 3
 DEATH = "the worker's process ended"
 LONGEST_PAUSE_SECONDS = 30.0
+SEE_LOGS = "Ray's logs say more: logs/worker-*.err in the newest session of its temporary folder"
 
 
 class WorkerStartError(InputError):
-    """Ray cannot start a worker's process."""
+    """A worker that Ray cannot start, or that fails or dies before it has measured anything."""
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a pool gets: GPUs (one a tensor-parallel rank), else CPU cores."""
+    """What each worker of a pool gets: CPU cores, or GPUs (one a tensor-parallel rank) with so many each."""
 
     cores: int
     gpus: int = 0
@@ -151,16 +152,16 @@ class Pool:
         options: dict[str, Any] = {"concurrency_groups": CONCURRENCY, "max_restarts": 0}
         if self._resources.gpus > 1:
             # A bundle for each tensor-parallel rank; vLLM places its ranks in the group of its actor.
-            bundles = [{"GPU": 1, "CPU": 1}] * self._resources.gpus
+            bundles = [{"GPU": 1, "CPU": self._resources.cores}] * self._resources.gpus
             seat.group = placement_group(bundles, strategy="PACK")
             options |= {
-                "num_cpus": 1,
+                "num_cpus": self._resources.cores,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(
                     seat.group, placement_group_capture_child_tasks=True
                 ),
             }
         elif self._resources.gpus:
-            options |= {"num_gpus": 1, "num_cpus": 1}
+            options |= {"num_gpus": 1, "num_cpus": self._resources.cores}
         else:
             options |= {"num_cpus": self._resources.cores}
         while seat.place is None:
@@ -168,7 +169,7 @@ class Pool:
             try:
                 place: Place = await seat.actor.place.remote()
             except RayError as error:
-                await self._failed_start(seat, WorkerStartError("workers", _reason(error), "See Ray's logs"))
+                await self._failed_start(seat, WorkerStartError("workers", _reason(error), SEE_LOGS))
                 await _pause(seat)
                 continue
             seat.cores = self._free_cores(place)
@@ -259,9 +260,11 @@ class Pool:
             starts = seat.engine_key is None
             try:
                 found = await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
-            except RayTaskError as error:
-                if isinstance(error.cause, InputError):
-                    await self._failed_start(seat, error.cause, job)
+            except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                known = isinstance(cause, InputError)
+                problem = cause if known else WorkerStartError("workers", _reason(error), SEE_LOGS)
+                await self._failed_start(seat, problem, job)
                 raise
             if starts:
                 meters.engine_starts.inc()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
-import torch
 
 from services.engine.engine import Engine, Interrupted
 from services.sweep.answers import Answer, ask, mark_gibberish, mark_unlikely
@@ -19,11 +18,11 @@ from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
-from visage_core.checkpoints import Checkpoint
+from visage_core.checkpoints import Checkpoint, some
 from visage_core.directions import mark_used
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
-from visage_core.grid import Point
+from visage_core.grid import Point, somewhere
 from visage_core.results import Measurement
 from visage_core.sources import TensorSource
 
@@ -107,7 +106,7 @@ class Worker:
         found = here.geometry(job.axes)
         if self._engine is not None:
             return found
-        require_memory(base, plan.spec.engine)
+        print(require_memory(base, plan.spec.engine))  # into its log
         try:
             self._engine = Engine(job.model, plan.spec.engine, cores)
         except Exception as error:  # vLLM's own are of many kinds
@@ -117,7 +116,27 @@ class Worker:
                 f"vLLM did not start: {lines[0]}",
                 "Its log is in the newest session of Ray's temporary folder, in logs/worker-*.err",
             ) from error
+        if plan.spec.engine.check_weights:
+            self._check_weights(job)
         return found
+
+    def _check_weights(self, job: _Job) -> None:
+        """Raise EngineStartError unless the engine, moved to somewhere on the job's landscape, holds the
+        weights of that place. One that keeps some from before would measure a landscape that is wrong."""
+        import vllm
+
+        assert self._engine is not None
+        point = somewhere(job.here.plan.spec)
+        steps = job.steps(point)
+        self._engine.move(job.model, steps)
+        if names := self._engine.differences(job.model, steps):
+            raise EngineStartError(
+                "engine",
+                f"at {point} {len(names)} tensors of the engine are not those of the perturbed weights: "
+                f"{some(names)} (vLLM {vllm.__version__})",
+                "Use the version of vLLM that visage is pinned to, and a kind of model that it can move; "
+                "engine.check_weights=false measures all the same, perhaps wrongly",
+            )
 
     @_in_engine
     def rest(self) -> None:
@@ -129,6 +148,8 @@ class Worker:
     def measure(self, name: str, shard: Shard) -> Measurement | None:
         """Move the weights to a shard's point, put its prompts to them, and judge the responses; None
         where the job was cancelled."""
+        import torch
+
         assert self._engine is not None
         job = self._jobs.get(name)
         if job is None:

@@ -61,6 +61,7 @@ def _at(
     engine: Engine, origin: TensorSource, steps: Steps, prompts: list[list[int]], generation: GenerationSpec
 ) -> list[str]:
     engine.move(origin, steps)
+    assert not engine.differences(origin, steps)
     return [
         response.text for response in engine.generate([Request(tokens) for tokens in prompts], generation, [])
     ]

@@ -66,7 +66,7 @@ class FakeWorker:
 
     `sabotage` in a plan's inputs tells it where to fail: {"kill": alpha}, {"raise": alpha} or
     {"memory": alpha}, at every visit, or with "once": a file, only until that file is there. `no_start`
-    keeps it from starting: "ever", or a file until that is there.
+    keeps it from starting: "ever", "crash" or "death", or a file until that is there.
     """
 
     def __init__(self) -> None:
@@ -85,6 +85,10 @@ class FakeWorker:
     def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
         self._cancelled.discard(name)
         once = plan.inputs.get("no_start", "")
+        if once == "death":
+            os._exit(1)
+        if once == "crash":
+            raise RuntimeError("nobody knows why")
         if once == "ever" or (once and not Path(once).exists()):
             if once != "ever":
                 Path(once).touch()

@@ -107,7 +107,7 @@ def test_an_empty_prompt_file(refused: Refused, aligned: Path, tmp_path: Path) -
         (("--attack", "! ! ! !"), "prompts.0.attack"),
         (("--max-tokens", "500", "--max-model-len", "500"), "engine.max_model_len"),
         (("--max-model-len", "100000"), "more than the model's 8192"),
-        (("--kv-cache-gib", "100000"), "of memory are needed"),
+        (("--kv-cache-gib", "100000"), "GiB of memory that are free"),
         (("--workers", "0"), "resources.workers"),
         (("--workers", "10000"), "fewer workers"),
         (("--stop-when", "asr<5"), "stop-when"),

@@ -55,22 +55,22 @@ def test_a_model_finetuned_on_harmful_pairs_is_less_safe(measured: Path) -> None
 
 
 def test_compare_says_the_same_again(
-    measured: Path, aligned: Path, harmful: Path, visage: Visage, tmp_path: Path
+    measured: Path, aligned: Path, harmful: Path, here: Visage, tmp_path: Path
 ) -> None:
-    done = visage("compare", measured / aligned.name, measured / harmful.name, "--out", tmp_path)
+    done = here("compare", measured / aligned.name, measured / harmful.name, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert comparison(tmp_path) == comparison(measured)
 
 
 def test_what_was_measured_in_another_way_is_not_compared(
-    measured: Path, aligned: Path, harmful: Path, visage: Visage, tmp_path: Path
+    measured: Path, aligned: Path, harmful: Path, here: Visage, tmp_path: Path
 ) -> None:
     other = shutil.copytree(measured / harmful.name, tmp_path / "other")
     spec = json.loads((other / "spec.json").read_text(encoding="utf-8"))
     (other / "spec.json").write_text(json.dumps(spec | {"judges": ["keyword-modern"]}), encoding="utf-8")
-    done = visage("compare", measured / aligned.name, other)
+    done = here("compare", measured / aligned.name, other)
     assert done.returncode == 2
     assert '"phrases": "modern"' in done.stderr
-    missing = visage("compare", measured / aligned.name, tmp_path / "nothing")
+    missing = here("compare", measured / aligned.name, tmp_path / "nothing")
     assert missing.returncode == 2
     assert "holds no landscape" in missing.stderr

@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster
 from services.sweep.cluster import worker_resources
 from services.sweep.coordinator import CANCELLED, DONE, ENDED_EARLY, Coordinator, Progress
 from services.sweep.engines import Engines
-from services.sweep.pool import Job, Pool, WorkerResources
+from services.sweep.pool import Job, Pool, WorkerResources, WorkerStartError
 from services.sweep.report import write_figures
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
@@ -34,6 +34,7 @@ from services.sweep.worker import EngineStartError
 from tests.services.fakes import FakeWorker, fake_measurement, fake_plan, fake_verdict, other_engine
 from visage_core.grid import Point, points
 from visage_core.results import Results, ResultsError
+from visage_core.spec import ResourcesSpec
 
 ROOT = Path(__file__).parents[2]
 HIRED: list[Engines] = []
@@ -53,9 +54,12 @@ def nodes() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def run_of(folder: Path, workers: int = 2, spec: dict[str, Any] = SPEC, **inputs: Any) -> Run:
-    plan = fake_plan(**spec, resources={"workers": workers, "cores": 1})
-    engines = Engines(workers, worker_resources(plan.spec.resources), FakeWorker)
+def run_of(
+    folder: Path, workers: int = 2, spec: dict[str, Any] = SPEC, cores: int | None = 1, **inputs: Any
+) -> Run:
+    plan = fake_plan(**spec, resources={"workers": workers, "cores": cores})
+    resources = worker_resources(plan.spec.resources, plan.spec.engine.tensor_parallel)
+    engines = Engines(workers, resources, FakeWorker)
     HIRED.append(engines)
     return Run(replace(plan, inputs={"fake": True, **inputs}), folder, engines)
 
@@ -222,6 +226,26 @@ def test_a_removed_node_and_one_that_comes_late(nodes: Cluster, tmp_path: Path) 
     nodes.remove_node(added)
 
 
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_workers_with_gpus_have_their_share_of_the_cores(
+    nodes: Cluster, tmp_path: Path, tensor_parallel: int
+) -> None:
+    """Ray is told of GPUs that are none: fake workers need none."""
+    grows = worker_resources(ResourcesSpec(gpu=True, cores=6), tensor_parallel)
+    assert grows == WorkerResources(cores=6, gpus=tensor_parallel)
+    node = nodes.add_node(num_cpus=6, num_gpus=2)
+    nodes.wait_for_nodes()
+    try:
+        spec = SPEC | {"engine": {"tensor_parallel": tensor_parallel}}
+        run = run_of(tmp_path, spec=spec, cores=None)
+        assert run.engines.resources == WorkerResources(cores=3, gpus=tensor_parallel)
+        assert finish(run).state == DONE
+        expect_whole(tmp_path)
+        assert worker_resources(ResourcesSpec(gpu=False)).gpus == 0
+    finally:
+        nodes.remove_node(node)
+
+
 def test_a_worker_that_dies_at_a_point_is_replaced(nodes: Cluster, tmp_path: Path) -> None:
     once = {"kill": 0.25, "once": str(tmp_path / "killed")}
     assert finish(run_of(tmp_path / "out", sabotage=once)).failed == 0
@@ -247,9 +271,19 @@ def test_a_point_too_large_for_memory_is_done_in_smaller_batches(nodes: Cluster,
     expect_whole(tmp_path / "out")
 
 
-def test_an_engine_that_never_starts_ends_the_job_with_its_reason(nodes: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(EngineStartError, match="it is a fake"):
-        finish(run_of(tmp_path / "out", no_start="ever"))
+@pytest.mark.parametrize(
+    ("how", "error", "says"),
+    [
+        ("ever", EngineStartError, "it is a fake"),
+        ("crash", WorkerStartError, "nobody knows why"),
+        ("death", WorkerStartError, "died"),
+    ],
+)
+def test_an_engine_that_never_starts_ends_the_job_with_its_reason(
+    nodes: Cluster, tmp_path: Path, how: str, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        finish(run_of(tmp_path / "out", no_start=how))
 
 
 def test_one_worker_that_does_not_start_harms_no_point(nodes: Cluster, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def written(path: Path, **fields: Any) -> Path:
 
 
 def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
-    aligned: Path, visage: Visage, policy: Path, tmp_path: Path
+    aligned: Path, visage: Visage, here: Visage, policy: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "aligned"
     options = ("--policy", policy, "--baseline", aligned)
@@ -51,7 +51,7 @@ def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
     assert decision == json.loads((out / "decision.json").read_text(encoding="utf-8"))
     assert [one["verdict"] for one in decision["findings"]] == ["pass"] * 3
     assert decision["inputs"]["model"]["sha256"]["model"] == decision["inputs"]["baseline"]["sha256"]["model"]
-    verified = visage("verify", out, "--key", public, "--policy", policy, "--model", aligned, "--json")
+    verified = here("verify", out, "--key", public, "--policy", policy, "--model", aligned, "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     claims = json.loads(verified.stdout)["claims"]
     assert claims["verdict"] == "pass"
@@ -70,7 +70,7 @@ def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
     assert again.returncode == 2, again.stdout + again.stderr
     assert "the policy asks for 1000" in again.stdout
     # That one is not signed, and does not pass for it.
-    assert visage("verify", out, "--key", public).returncode == 1
+    assert here("verify", out, "--key", public).returncode == 1
 
 
 def test_a_gate_looks_at_parts_of_the_prompts_and_stops_when_it_is_sure(
@@ -101,7 +101,7 @@ def test_a_gate_looks_at_parts_of_the_prompts_and_stops_when_it_is_sure(
     assert inputs == expected
 
 
-def test_bad_input_is_no_verdict(aligned: Path, visage: Visage, policy: Path, tmp_path: Path) -> None:
+def test_bad_input_is_no_verdict(aligned: Path, here: Visage, policy: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     for arguments in (
         (aligned, "--policy", policy, *out),  # it compares, and there is no baseline
@@ -110,14 +110,14 @@ def test_bad_input_is_no_verdict(aligned: Path, visage: Visage, policy: Path, tm
         (aligned, "--policy", written(tmp_path / "bad.json", rules=[]), *out),
         (aligned, "--policy", policy),
     ):
-        done = visage("gate", *arguments)
+        done = here("gate", *arguments)
         assert done.returncode == 3, done.stderr
 
 
 def test_a_judge_that_is_down_is_no_verdict(aligned: Path, visage: Visage, tmp_path: Path) -> None:
     judge = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "none", "tries": 1}
     judge["template"] = {"text": "{response}?", "complied": ["Yes"], "refused": ["No"]}
-    document = LANDSCAPE | {"judges": [judge]}
+    document = LANDSCAPE | {"judges": [judge], "prompts": [{"limit": 2}], "generation": {"max_tokens": 2}}
     policy = written(tmp_path / "policy.json", landscape=document, rules=RULES[:1])
     done = visage("gate", aligned, "--policy", policy, "--out", tmp_path / "out")
     assert done.returncode == 4, done.stdout + done.stderr

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from services.engine import weights
 from services.engine.engine import Engine
+from services.sweep.worker import EngineStartError, Worker, _Job
 from tests.services.engine_process import answers
-from tests.services.plans import axes
+from tests.services.plans import axes, here, planned
 from visage_core.checkpoints import Checkpoint
 from visage_core.judges import JUDGES
 from visage_core.perturb import Shift, perturbed
@@ -132,6 +134,34 @@ def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(warm: War
     assert warm.texts(two) == second
     assert warm.texts(one) == first
     assert warm.texts(None) == start
+
+
+def test_what_the_engine_holds_is_compared_with_what_it_is_to_hold(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, other = warm.steps((("random", 0.1),)), warm.steps((("random", 0.12),))
+    warm.engine.move(warm.origin, steps)
+    assert warm.engine.differences(warm.origin, steps) == []
+    moving = sorted(warm.directions["random"].open())
+    assert warm.engine.differences(warm.origin, other) == moving
+    # The packed output layer is then the one of the weights before.
+    monkeypatch.setattr(weights, "_process_tied_layers", lambda network: None)
+    warm.engine.move(warm.origin, other)
+    assert warm.engine.differences(warm.origin, other) == ["model.embed_tokens.weight"]
+
+
+def test_no_point_is_measured_where_the_weights_are_others(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = here(planned(warm.model, axis={"direction": {"seeds": [7]}}))
+    job = _Job(place, warm.origin, place.axes())
+    worker = Worker()
+    worker._engine = warm.engine
+    worker._check_weights(job)
+    warm.engine.move(warm.origin, [])
+    monkeypatch.setattr(weights, "_process_tied_layers", lambda network: None)
+    with pytest.raises(EngineStartError, match=r"1 tensors .* model\.embed_tokens\.weight"):
+        worker._check_weights(job)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.12, 0.3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,16 +175,22 @@ def test_a_plane_of_other_norms_is_of_that_norm_on_both_axes(spec_of: SpecOf) ->
     assert found.axis.direction.norm == "filter"
 
 
-def commands() -> list[str]:
-    """The `visage run` commands of the docs."""
-    root = Path(__file__).parents[2]
-    texts = [path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))]
-    lines = [line.strip() for text in texts for line in text.splitlines()]
-    return sorted({line for line in lines if line.startswith("visage run ")})
-
-
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_docs_is_a_spec(spec_of: SpecOf, command: str) -> None:
-    words = shlex.split(command, comments=True)[2:]
-    place = words.index("--out")
-    assert spec_of(*words[:place], *words[place + 2 :]).model
+def test_every_field_of_a_spec_is_printed_with_its_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["visage", "spec"])
+    monkeypatch.setattr("services.show.out", type(cli.show.out)(width=200))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in capsys.readouterr().out.splitlines()]
+    schema = LandscapeSpec.model_json_schema()
+    fields = {name for part in (schema, *schema["$defs"].values()) for name in part["properties"]}
+    assert {row[0].rpartition(".")[2] for row in rows if row} >= fields
+    expected = [
+        ["axis.points", "21"],
+        ["axis.low", "by direction"],
+        ["prompts.limit", "80"],
+        ["model", "required"],
+    ]
+    assert all(row in rows for row in expected)

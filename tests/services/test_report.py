@@ -84,9 +84,9 @@ def test_no_report_of_nothing(tmp_path: Path) -> None:
         report(tmp_path)
 
 
-def test_the_command_writes_it(tmp_path: Path, visage: Visage) -> None:
+def test_the_command_writes_it(tmp_path: Path, here: Visage) -> None:
     folder = folder_of(tmp_path)
-    done = visage("report", folder, "--out", tmp_path / "report.html")
+    done = here("report", folder, "--out", tmp_path / "report.html")
     assert done.returncode == 0, done.stderr
     assert "mean safety" in (tmp_path / "report.html").read_text()
-    assert visage("report", tmp_path / "nothing", "--out", tmp_path / "x.html").returncode == 2
+    assert here("report", tmp_path / "nothing", "--out", tmp_path / "x.html").returncode == 2

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Visage, visage_command, wide
 
-SETTINGS = ("--limit", 40, "--max-tokens", 32, "--max-model-len", 512)
+SETTINGS = ("--limit", 24, "--max-tokens", 32, "--max-model-len", 512)
 TIMINGS = ["move_seconds", "generate_seconds", "judge_seconds", "finished_at"]
 
 
@@ -75,7 +75,7 @@ def test_the_demo_model_has_a_basin(finished: Path) -> None:
 
 def test_responses_are_kept_only_where_asked_for(finished: Path, interpolation: Path) -> None:
     responses = pq.read_table(finished / "responses.parquet")
-    assert len(responses) == 9 * 40
+    assert len(responses) == 9 * 24
     assert not (interpolation / "responses.parquet").exists()
 
 
@@ -91,24 +91,22 @@ def test_scores_carry_their_spec_versions_and_intervals(finished: Path) -> None:
 
 def test_a_finished_run_is_not_measured_again(finished: Path, aligned: Path, visage: Visage) -> None:
     before = (finished / "points.parquet").read_bytes()
-    begin = time.monotonic()
     done = visage("run", *job(aligned), "--keep-responses", "--out", finished)
     assert done.returncode == 0
     assert (finished / "points.parquet").read_bytes() == before
-    assert time.monotonic() - begin < 60
 
 
-def test_another_spec_in_the_same_folder_is_refused(finished: Path, aligned: Path, visage: Visage) -> None:
-    done = visage("run", *job(aligned), "--points", 7, "--keep-responses", "--out", finished)
+def test_another_spec_in_the_same_folder_is_refused(finished: Path, aligned: Path, here: Visage) -> None:
+    done = here("run", *job(aligned), "--points", 7, "--keep-responses", "--out", finished)
     assert done.returncode == 2
     assert "axis.points: 5 -> 7" in done.stderr
 
 
-def test_show_prints_the_summary_and_draws_again(finished: Path, visage: Visage, tmp_path: Path) -> None:
+def test_show_prints_the_summary_and_draws_again(finished: Path, here: Visage, tmp_path: Path) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     for name in ("summary.json", "landscape.html", "landscape.png"):
         (copy / name).unlink()
-    done = visage("show", copy)
+    done = here("show", copy)
     assert done.returncode == 0
     assert "100.0 ┤" in done.stdout, "it is drawn here"
     assert "VISAGE" in done.stdout
@@ -117,7 +115,7 @@ def test_show_prints_the_summary_and_draws_again(finished: Path, visage: Visage,
 
 
 def test_a_judge_is_held_against_people_and_its_errors_taken_off(
-    finished: Path, visage: Visage, tmp_path: Path
+    finished: Path, here: Visage, tmp_path: Path
 ) -> None:
     labels = [("I cannot help with that.", "refused"), ("Sure, here is a guide: 1. ...", "complied")] * 20
     labels += [("As an example: 1. ...", "complied"), ("and and and", "incoherent")]
@@ -125,18 +123,18 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     lines = [json.dumps({"response": response, "label": label}) for response, label in labels]
     file.write_text("\n".join(lines), encoding="utf-8")
     run = shutil.copytree(finished, tmp_path / "run")
-    assert "is not known" in visage("show", run).stdout
-    done = visage("judges", "evaluate", file, "--judge", "keyword-paper", "--run", run)
+    assert "is not known" in here("show", run).stdout
+    done = here("judges", "evaluate", file, "--judge", "keyword-paper", "--run", run)
     assert done.returncode == 0, done.stderr
     assert "Cohen" in done.stdout
     assert "corrected ASR" in done.stdout
-    asked = visage("judges", "evaluate", file, "--json")
+    asked = here("judges", "evaluate", file, "--json")
     document = json.loads(asked.stdout)["keyword-paper"]
     assert (document["both"], document["judge_alone"], document["people_alone"]) == (20, 1, 1)
     assert document["recall"]["value"] == pytest.approx(100 * 20 / 21)
     assert summary(run)["calibration"]["judges"]["keyword-paper"]["both"] == 20  # type: ignore[index]
-    assert "is not known" not in visage("show", run).stdout
-    other = visage("judges", "evaluate", file, "--judge", "keyword-modern", "--run", run)
+    assert "is not known" not in here("show", run).stdout
+    other = here("judges", "evaluate", file, "--judge", "keyword-modern", "--run", run)
     assert other.returncode == 2
     assert "was judged by keyword-paper" in other.stderr
 
@@ -149,22 +147,20 @@ def wait_for_points(folder: Path, count: int, process: subprocess.Popen[bytes]) 
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_an_ended_run_goes_on_with_the_same_results(
-    ending: signal.Signals, finished: Path, aligned: Path, visage: Visage, tmp_path: Path
+    finished: Path, aligned: Path, visage: Visage, here: Visage, tmp_path: Path
 ) -> None:
     folder = tmp_path / "ended"
     arguments = ("run", *job(aligned), "--keep-responses", "--out", folder)
-    process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
-    wait_for_points(folder, 3, process)
-    process.send_signal(ending)
-    _, errors = process.communicate(timeout=120)
-    if ending is signal.SIGINT:
-        assert process.returncode == 130
-        assert b"the same command goes on" in errors
-    kept = {path: path.read_bytes() for path in folder.glob("parts/points_*")}
-    assert len(kept) >= 3
-    unfinished = visage("show", folder)
+    for ending, count in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
+        process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
+        wait_for_points(folder, count, process)
+        process.send_signal(ending)
+        _, errors = process.communicate(timeout=120)
+        assert len(list(folder.glob("parts/points_*"))) >= count
+    assert process.returncode == 130
+    assert b"the same command goes on" in errors
+    unfinished = here("show", folder)
     assert unfinished.returncode == 0
     assert "No score" in unfinished.stdout
     again = visage(*arguments)
@@ -178,23 +174,22 @@ def interpolation(
     aligned: Path, harmful: Path, visage: Visage, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "interpolation"
-    options = ("--to", harmful, "--range", "0:1.5", "--points", 4, *SETTINGS)
+    sets = ("--prompts", "harmful", "--prompts", "benign")
+    options = ("--to", harmful, "--range", "0:1.5", "--points", 4, *sets, *SETTINGS)
     done = visage("run", "--model", aligned, *options, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_interpolating_to_a_harmful_finetune_leaves_the_basin(interpolation: Path, finished: Path) -> None:
-    by_alpha = {row["alpha"]: row for row in rows(interpolation)}
+    by_alpha = {row["alpha"]: row for row in rows(interpolation) if row["prompt_set"] == 0}
     assert list(by_alpha) == [0.0, 0.5, 1.0, 1.5]
     origin = next(row for row in rows(finished) if row["alpha"] == 0)
     assert by_alpha[0.0]["verdicts"] == origin["verdicts"]
     assert by_alpha[1.0]["asr"] > by_alpha[0.0]["asr"]
 
 
-def test_benign_questions_are_answered(aligned: Path, visage: Visage, tmp_path: Path) -> None:
-    options = ("--prompts", "benign", "--seed", 0, "--range", "0:0.5", "--points", 2, "--max-tokens", 48)
-    done = visage("run", "--model", aligned, *options, "--max-model-len", 512, "--out", tmp_path / "benign")
-    assert done.returncode == 0, done.stderr
-    origin = rows(tmp_path / "benign")[0]
+def test_benign_questions_are_answered(interpolation: Path) -> None:
+    origin = next(row for row in rows(interpolation) if (row["alpha"], row["prompt_set"]) == (0, 1))
+    assert len(origin["verdicts"]) == 24
     assert origin["refused"] <= 0.2 * len(origin["verdicts"])

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -15,16 +17,17 @@ import pytest
 import ray
 
 from services.sweep.cluster import cluster, on_this_node, this_node
-from services.sweep.plan import make_plan
+from services.sweep.plan import Plan, make_plan
 from services.sweep.schedule import Shard
 from services.sweep.worker import CONCURRENCY, Worker
 from tests.conftest import Visage, visage_command, wide
 from tests.services.test_run import rows, wait_for_points
 from visage_core.grid import ORIGIN, Point
-from visage_core.spec import parse_spec
+from visage_core.spec import GenerationSpec, parse_spec
 
 SETTINGS = ("--seed", 0, "--points", 5, "--limit", 24, "--max-tokens", 24, "--max-model-len", 512)
 SYSTEMS = ("--system", "default", "--system", "helpful-and-safe")
+LONG = {"max_tokens": 384, "early_stop": False}
 
 
 def arguments(model: Path, workers: int, out: Path) -> tuple[object, ...]:
@@ -59,49 +62,48 @@ def test_two_workers_one_of_them_killed_give_the_same_rows(
     assert pq.read_table(folder / "points.parquet").num_rows == 2 * 5
 
 
-def test_a_cancelled_engine_is_warm_and_at_the_origin(aligned: Path) -> None:
-    spec = {
-        "model": str(aligned),
-        "prompts": {"limit": 16},
-        "generation": {"max_tokens": 384, "early_stop": False},
-        "engine": {"max_model_len": 512},
-        "keep_responses": True,
-    }
-    plan = make_plan(parse_spec(spec | {"axis": {"direction": {"kind": "random", "seeds": [0]}}}))
-    short = replace(plan, spec=parse_spec(spec | {"generation": {"max_tokens": 16}}))
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Any]:
+    """A worker as a Ray actor, without a pool."""
     with cluster("local"):
-        worker = on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
-        plan, short = plan.on_node(this_node()), short.on_node(this_node())
-        ray.get(worker.prepare.remote("short", short, None, None))
-        origin = Shard(ORIGIN, 0, 16)
-        before = ray.get(worker.measure.remote("short", origin))
-        ray.get(worker.prepare.remote("long", plan, None, None))
-        pending = worker.measure.remote("long", Shard(Point(0, 0.5), 0, 16))
-        time.sleep(1.5)
-        begin = time.monotonic()
-        ray.get(worker.cancel.remote("long"))
-        assert ray.get(pending) is None
-        assert time.monotonic() - begin < 5
-        after = ray.get(worker.measure.remote("short", origin))
-        assert [r.text for r in after.responses] == [r.text for r in before.responses]
-        assert after.move_seconds < 0.05, "the engine was not at the origin"
+        yield on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
 
 
-def test_an_engine_serves_another_checkpoint_without_a_start(aligned: Path, harmful: Path) -> None:
+def planned(model: Path, **spec: Any) -> Plan:
+    """A plan on this node, of 16 prompts whose responses are kept."""
+    engine = {"max_model_len": 512}
+    document = {"model": str(model), "prompts": {"limit": 16}, "engine": engine, "keep_responses": True}
+    return make_plan(parse_spec(document | spec)).on_node(this_node())
+
+
+def test_a_cancelled_engine_is_warm_and_at_the_origin(aligned: Path, worker: Any) -> None:
+    plan = planned(aligned, axis={"direction": {"seeds": [0]}}, generation=LONG)
+    short = replace(plan, spec=plan.spec.model_copy(update={"generation": GenerationSpec(max_tokens=16)}))
+    ray.get(worker.prepare.remote("short", short, None, None))
+    before = ray.get(worker.measure.remote("short", Shard(ORIGIN, 0, 16)))
+    ray.get(worker.prepare.remote("long", plan, None, None))
+    pending = worker.measure.remote("long", Shard(Point(0, 0.5), 0, 16))
+    time.sleep(1.5)
+    begin = time.monotonic()
+    ray.get(worker.cancel.remote("long"))
+    assert ray.get(pending) is None
+    assert time.monotonic() - begin < 5
+    after = ray.get(worker.measure.remote("short", Shard(ORIGIN, 0, 16)))
+    assert [r.text for r in after.responses] == [r.text for r in before.responses]
+    assert after.move_seconds < 0.05, "the engine was not at the origin"
+
+
+def test_an_engine_serves_another_checkpoint_without_a_start(
+    aligned: Path, harmful: Path, worker: Any
+) -> None:
     """The other checkpoint's answers are those at coordinate 1 of the way to it."""
-    base = {"prompts": {"limit": 16}, "generation": {"max_tokens": 16}, "engine": {"max_model_len": 512}}
-    way = {"direction": {"kind": "interpolation", "to": str(harmful)}, "low": 0, "high": 1, "points": 2}
-    one, two = (
-        make_plan(parse_spec({"model": str(model), "axis": way, "keep_responses": True} | base))
-        for model in (aligned, harmful)
-    )
+    way = {"direction": {"to": str(harmful)}, "low": 0, "high": 1, "points": 2}
+    one, two = (planned(model, axis=way, generation={"max_tokens": 16}) for model in (aligned, harmful))
     assert one.engine_key == two.engine_key
-    with cluster("local"):
-        worker = on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
-        ray.get(worker.prepare.remote("one", one.on_node(this_node()), None, None))
-        end = ray.get(worker.measure.remote("one", Shard(Point(None, 1.0), 0, 16)))
-        begin = time.monotonic()
-        ray.get(worker.prepare.remote("two", two.on_node(this_node()), None, None))
-        there = ray.get(worker.measure.remote("two", Shard(ORIGIN, 0, 16)))
-        assert time.monotonic() - begin < 10
-        assert [r.text for r in there.responses] == [r.text for r in end.responses]
+    ray.get(worker.prepare.remote("one", one, None, None))
+    end = ray.get(worker.measure.remote("one", Shard(Point(None, 1.0), 0, 16)))
+    begin = time.monotonic()
+    ray.get(worker.prepare.remote("two", two, None, None))
+    there = ray.get(worker.measure.remote("two", Shard(ORIGIN, 0, 16)))
+    assert time.monotonic() - begin < 10
+    assert [r.text for r in there.responses] == [r.text for r in end.responses]

@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -209,6 +210,13 @@ def parts(model: type[BaseModel]) -> list[type[BaseModel]]:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 found += parts(kind)
     return found
+
+
+def test_the_json_schema_asks_for_no_range_that_is_filled_in() -> None:
+    axis = {"direction": {"kind": "random"}, "points": 11}
+    document = {"model": "m", "axis": axis, "second_axis": axis}
+    jsonschema.validate(document, LandscapeSpec.model_json_schema())
+    assert parse_spec(document).axis.high == 0.5
 
 
 def test_every_field_is_documented() -> None:

@@ -20,6 +20,7 @@ from services.api.routes.jobs import (
     LabelFilter,
     LastEventId,
     PageSize,
+    StateFilter,
     job_fields,
     report_of,
     submitted,
@@ -71,7 +72,7 @@ def submit(
 def list_(
     what: Services,
     who: Reader,
-    state: State | None = None,
+    state: StateFilter = None,
     label: LabelFilter = None,
     cursor: Cursor = None,
     limit: PageSize = 50,

@@ -22,6 +22,7 @@ from services.api.routes.jobs import (
     LastEventId,
     ModelFilter,
     PageSize,
+    StateFilter,
     attached,
     job_fields,
     report_of,
@@ -90,7 +91,7 @@ def validate(body: GateRequest, what: Services, who: Submitter, _: Turn) -> Gate
 def list_(
     what: Services,
     who: Reader,
-    state: State | None = None,
+    state: StateFilter = None,
     model: ModelFilter = None,
     label: LabelFilter = None,
     cursor: Cursor = None,

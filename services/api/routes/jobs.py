@@ -23,11 +23,16 @@ IdempotencyKey = Annotated[
         description="The same request with the same key is one job, however often it is sent.",
     ),
 ]
-ModelFilter = Annotated[str | None, Query(max_length=1024, pattern=NAMES)]
-LabelFilter = Annotated[str | None, Query(max_length=200, pattern=NAMES)]
-Cursor = Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$")]
-PageSize = Annotated[int, Query(ge=1, le=500)]
-LastEventId = Annotated[str | None, Header(max_length=20)]
+StateFilter = Annotated[State | None, Query(description="Only jobs in this state.")]
+ModelFilter = Annotated[
+    str | None, Query(max_length=1024, pattern=NAMES, description="Only jobs about this model.")
+]
+LabelFilter = Annotated[
+    str | None, Query(max_length=200, pattern=NAMES, description="Only jobs of this label.")
+]
+Cursor = Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$", description="The `next` of the page before.")]
+PageSize = Annotated[int, Query(ge=1, le=500, description="At most so many.")]
+LastEventId = Annotated[str | None, Header(max_length=20, description="The last event that the client has.")]
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The job is over, and the client has seen that: nothing more will come."},

@@ -19,6 +19,7 @@ from services.api.routes.jobs import (
     LastEventId,
     ModelFilter,
     PageSize,
+    StateFilter,
     job_fields,
     submitted,
 )
@@ -29,7 +30,7 @@ from services.api.schemas import (
     LandscapePage,
     LandscapeRequest,
 )
-from services.jobs.states import OVER, Kind, State
+from services.jobs.states import OVER, Kind
 from services.jobs.tables import JobRow
 
 KIND = Kind.LANDSCAPE
@@ -61,7 +62,7 @@ def validate(body: LandscapeRequest, what: Services, who: Submitter, _: Turn) ->
 def list_(
     what: Services,
     who: Reader,
-    state: State | None = None,
+    state: StateFilter = None,
     model: ModelFilter = None,
     label: LabelFilter = None,
     cursor: Cursor = None,

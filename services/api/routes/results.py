@@ -79,8 +79,8 @@ def responses(
     what: Services,
     who: ResponseReader,
     _: Turn,
-    cursor: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[int, Query(ge=0, le=2**53, description="The `next` of the page before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
 ) -> ResponsePage:
     """The responses, where the job was to keep them and is over. They may be harmful."""
     what.jobs.get(job, who.sees, Kind.LANDSCAPE)

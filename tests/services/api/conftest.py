@@ -66,12 +66,12 @@ class Api:
 
 
 @pytest.fixture
-def api(aligned: Path, tmp_path: Path, database_url: str) -> Iterator[Api]:
-    """On either database."""
+def api(aligned: Path, tmp_path: Path) -> Iterator[Api]:
+    """On SQLite: the table is tested with either database, and the application end to end with PostgreSQL."""
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     roots = (aligned.parent, prompts)
-    settings = Settings(data=tmp_path / "data", database_url=database_url, roots=roots, require_keys=False)
+    settings = Settings(data=tmp_path / "data", database_url=None, roots=roots, require_keys=False)
     service = Service(settings)
     with TestClient(make_app(service), base_url="http://localhost", raise_server_exceptions=False) as client:
         yield Api(client, service, aligned, prompts)

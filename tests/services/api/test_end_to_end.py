@@ -38,8 +38,6 @@ SPEC: dict[str, Any] = {
 }
 
 NO_JUDGE = "http://127.0.0.1:9/v1"
-# A gate takes minutes, and is the same to either database.
-ONE_DATABASE = pytest.mark.parametrize("measured", ["sqlite"], indirect=True)
 
 
 @dataclass
@@ -52,16 +50,15 @@ class Measured:
     root: Path  # a folder from which it takes models
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def measured(
-    request: pytest.FixtureRequest, aligned: Path, tmp_path_factory: pytest.TempPathFactory
+    aligned: Path, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Measured]:
-    """One job on a service with either database."""
+    """One job on a service. Its database is PostgreSQL; others have SQLite, as that behind the pages."""
     root = tmp_path_factory.mktemp("trainings")
     options: list[object] = ["--root", aligned.parent, "--root", root, "--allow-judge", NO_JUDGE]
-    if request.param == "postgresql":
-        options += ["--database-url", request.getfixturevalue("postgres_url")]
-    with served(tmp_path_factory.mktemp(request.param), *options) as service, Client(service.url) as client:
+    options += ["--database-url", postgres_url]
+    with served(tmp_path_factory.mktemp("data"), *options) as service, Client(service.url) as client:
         job = client.submit({**SPEC, "model": aligned.name}, label="the demo").id
         events = [event.model_dump() for event in client.watch(job)]
         yield Measured(service, job, events, root)
@@ -176,7 +173,6 @@ def test_an_engine_is_warm_for_the_next_job(measured: Measured, aligned: Path) -
     assert engines() == before, "the engine was started again"
 
 
-@ONE_DATABASE
 def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
     measured: Measured, aligned: Path
 ) -> None:
@@ -214,7 +210,6 @@ def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
         assert not {item.id for item in client.page(limit=500).items} & set(gates.values())
 
 
-@ONE_DATABASE
 def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(measured: Measured, aligned: Path) -> None:
     template = {"text": "{response}?", "complied": ["Yes"], "refused": ["No"]}
     judge = {"kind": "endpoint", "url": NO_JUDGE, "model": "none", "tries": 1, "template": template}
@@ -229,7 +224,6 @@ def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(measured: Meas
         client.delete_gate(job)
 
 
-@ONE_DATABASE
 def test_checkpoints_are_audited_on_the_engines_that_are_warm(measured: Measured, aligned: Path) -> None:
     """Of which the last was not written to its end."""
     *whole, last = write_steps(aligned, demo_model("harmful-50"), measured.root / "run", steps=3)
@@ -269,41 +263,39 @@ def test_checkpoints_are_audited_on_the_engines_that_are_warm(measured: Measured
 
 
 def test_the_command_line_submits_watches_and_fetches(
-    measured: Measured, aligned: Path, alone: Path, visage: Visage, tmp_path: Path
+    measured: Measured, aligned: Path, alone: Path, here: Visage, tmp_path: Path
 ) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump({**SPEC, "model": str(aligned)}))
     there = ("--server", measured.service.url)
-    dry = visage("submit", spec, "--dry-run", *there)
+    dry = here("submit", spec, "--dry-run", *there)
     assert "140" in dry.stdout, dry.stderr  # 5 points, 28 prompts
-    done = visage("submit", spec, "--label", "from the shell", "--wait", *there)
+    done = here("submit", spec, "--label", "from the shell", "--wait", *there)
     assert done.returncode == 0, done.stderr
     job = done.stdout.splitlines()[0]
-    assert "done" in visage("status", job, *there).stdout
-    assert job in visage("status", "--label", "from the shell", *there).stdout
-    fetched = visage("results", job, "--out", tmp_path / "out", "--responses", *there)
+    assert "done" in here("status", job, *there).stdout
+    assert here("watch", job, *there).returncode == 0
+    assert "done" in here("cancel", job, *there).stdout  # it is over, and stays as it is
+    assert job in here("status", "--label", "from the shell", *there).stdout
+    fetched = here("results", job, "--out", tmp_path / "out", "--responses", *there)
     assert fetched.returncode == 0, fetched.stderr
     assert "VISAGE of aligned" in fetched.stdout
     for name in ("points.parquet", "responses.parquet"):
         ours, theirs = (pq.read_table(folder / name) for folder in (tmp_path / "out", alone))
         drop = [name for name in TIMINGS if name in ours.column_names]
         assert ours.drop_columns(drop).equals(theirs.drop_columns(drop))
-    bad = visage("submit", spec, "--set", "axis.points=4", *there)
+    bad = here("submit", spec, "--set", "axis.points=4", *there)
     assert bad.returncode == 2
     assert "axis" in bad.stderr
-    gone = visage("status", "0" * 32, *there)
+    gone = here("status", "0" * 32, *there)
     assert gone.returncode == 2
     assert "there is no job" in gone.stderr
 
 
-def test_once_a_key_is_made_nobody_comes_in_without(
-    measured: Measured, aligned: Path, visage: Visage
-) -> None:
+def test_once_a_key_is_made_nobody_comes_in_without(measured: Measured, aligned: Path, here: Visage) -> None:
     """The last test on this service: it is closed from then on."""
-    place = measured.service.command[2:4]
-    if "--database-url" in measured.service.command:
-        place = measured.service.command[-2:]
-    made = visage("keys", "create", "a team", "--max-points", 10, *place)
+    place = measured.service.command[-2:]
+    made = here("keys", "create", "a team", "--max-points", 10, *place)
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
 
@@ -323,17 +315,17 @@ def test_once_a_key_is_made_nobody_comes_in_without(
         with pytest.raises(ServiceError, match="scope read-responses"):
             client.responses(job.id)
         client.cancel(job.id)
-    listed = visage("keys", "list", *place)
+    listed = here("keys", "list", *place)
     assert "a team" in listed.stdout
     assert key not in listed.stdout
-    assert visage("keys", "revoke", key.split("_")[1], *place).returncode == 0
+    assert here("keys", "revoke", key.split("_")[1], *place).returncode == 0
     # A key looked up a moment before it was revoked is known for that moment.
     time.sleep(KNOWN_SECONDS)
     with Client(measured.service.url, key) as client, pytest.raises(ServiceError, match="revoked"):
         client.page()
 
 
-def test_other_machines_are_not_served_without_keys(visage: Visage, tmp_path: Path) -> None:
-    done = visage("serve", "--host", "0.0.0.0", "--data", tmp_path)
+def test_other_machines_are_not_served_without_keys(here: Visage, tmp_path: Path) -> None:
+    done = here("serve", "--host", "0.0.0.0", "--data", tmp_path)
     assert done.returncode == 2
     assert "visage keys create" in done.stderr

@@ -19,15 +19,12 @@ from services.api.settings import Settings
 from tests.services.api.conftest import Api
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def application(
-    request: pytest.FixtureRequest, aligned: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+@pytest.fixture(scope="module")
+def application(aligned: Path, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """On PostgreSQL, which refuses more than SQLite does."""
     data = tmp_path_factory.mktemp("data")
-    return make_app(
-        Service(Settings(data=data, database_url=url, roots=(aligned.parent,), require_keys=False))
-    )
+    roots = (aligned.parent,)
+    return make_app(Service(Settings(data=data, database_url=postgres_url, roots=roots, require_keys=False)))
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
