@@ -201,6 +201,10 @@ def _report(job: str, name: str) -> _Call[bytes]:
     return _Call("GET", f"/v1/gates/{job}/reports/{name}", lambda answer: answer.content)
 
 
+def _evidence(job: str) -> _Call[bytes]:
+    return _Call("GET", f"/v1/gates/{job}/evidence", lambda answer: answer.content)
+
+
 def _audit(job: str) -> _Call[AuditDetail]:
     return _Call("GET", f"/v1/audits/{job}", _json(AuditDetail))
 
@@ -421,6 +425,10 @@ class Client:
         """A gate's decision: decision.json, decision.md, decision.html or junit.xml."""
         return self._send(_report(job, name))
 
+    def evidence(self, job: str) -> bytes:
+        """What a gate's verdict rests on, as a zip; without responses."""
+        return self._send(_evidence(job))
+
     def submit_audit(
         self,
         policy: Policy | dict[str, Any],
@@ -635,6 +643,10 @@ class AsyncClient:
     async def report(self, job: str, name: str = "decision.json") -> bytes:
         """A gate's decision: decision.json, decision.md, decision.html or junit.xml."""
         return await self._send(_report(job, name))
+
+    async def evidence(self, job: str) -> bytes:
+        """What a gate's verdict rests on, as a zip; without responses."""
+        return await self._send(_evidence(job))
 
     async def submit_audit(
         self,

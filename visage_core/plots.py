@@ -16,7 +16,7 @@ import plotly.io as pio
 
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, Interval, MissingPointsError
-from visage_core.readings import READINGS, has_basin
+from visage_core.readings import READINGS, Reading, has_basin
 from visage_core.roc import Roc
 from visage_core.spec import Axis, LandscapeSpec
 
@@ -28,6 +28,7 @@ SAFE = "rgba(79, 157, 105, 0.13)"
 VERDICTS = {"pass": "#1d6b35", "inconclusive": "#b59a2c", "fail": "#a3221b"}
 SIZE = (900, 520)
 ROW_HEIGHT = 28
+PLANES_ABREAST, PLANE_HEIGHT = 3, 340
 COHERENT = READINGS["asr_coherent"]
 _drawing = threading.Lock()  # one process draws all pictures
 
@@ -61,25 +62,17 @@ def figure_name(prompt_set: int, style: Style = "heatmap") -> str:
 
 
 def comparison_figure(landscapes: Sequence[Landscape], names: Sequence[str], title: str) -> go.Figure:
-    """Several landscapes on one pair of axes: the mean over the directions of each, and their range."""
-    figure = go.Figure()
-    for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
-        curves = landscape.surfaces
-        known = np.all([curve.measured[0] for curve in curves], axis=0)
-        x = np.array(curves[0].alphas)[known]
-        rates = np.array([curve.rate[0][known] for curve in curves])
-        if len(curves) > 1:
-            _add_band(figure, x, rates.min(axis=0), rates.max(axis=0), colour)
-        figure.add_scatter(
-            x=x, y=rates.mean(axis=0), name=_plain(name), mode="lines+markers", line={"color": colour}
-        )
-    titles = {_axis_title(landscape.spec.axis, "α") for landscape in landscapes}
-    x_title = titles.pop() if len(titles) == 1 else "α, from the model (0) to the other one (1)"
-    figure.update_xaxes(title=x_title, zeroline=False)
-    _lay_out_rate(figure, landscapes[0])
-    several = len(landscapes[0].spec.seeds) > 1
-    _lay_out(figure, f"{title}: means over directions, and their ranges" if several else title)
+    """Several landscapes of one kind beside each other. Curves on one pair of axes: the mean over the
+    directions of each, and their range. Planes as heat maps of those means, on one scale of colours and axes
+    of one range."""
+    several = any(len(landscape.spec.seeds) > 1 for landscape in landscapes)
+    if landscapes[0].spec.second_axis is None:
+        figure = _curves_together(landscapes, names)
+        _lay_out(figure, f"{title}: means over directions, and their ranges" if several else title)
+    else:
+        figure = _planes_abreast(landscapes, names)
+        _lay_out(figure, f"{title}: means over directions" if several else title)
+        figure.update_layout(legend={"yref": "container", "y": 0.01, "yanchor": "bottom"})
     return figure
 
 
@@ -119,21 +112,21 @@ def audit_figure(standings: Sequence[Standing], score: str, title: str) -> go.Fi
         if along:
             axes = {"x": [one.step for one, _ in own_kind], "y": values, "error_y": reach}
         else:
-            axes = {"x": values, "y": [one.name for one, _ in own_kind], "error_x": reach}
+            axes = {"x": values, "y": [_plain(one.name) for one, _ in own_kind], "error_x": reach}
         if own_kind:
             figure.add_scatter(
                 **axes,
                 mode="markers",
                 name=verdict,
                 marker={"color": colour, "size": 9},
-                text=[one.name for one, _ in own_kind],
+                text=[_plain(one.name) for one, _ in own_kind],
                 hovertemplate="%{text}<br>%{x}, %{y}",
             )
     if along:
         _lay_out_steps(figure, standings)
         figure.update_yaxes(title=score, zeroline=False)
     else:
-        names = [one.name for one, _ in scored]
+        names = [_plain(one.name) for one, _ in scored]
         figure.update_xaxes(title=score, zeroline=False)
         figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True)
         figure.update_layout(height=max(SIZE[1], 200 + ROW_HEIGHT * len(names)))
@@ -157,7 +150,7 @@ def _lay_out_steps(figure: go.Figure, standings: Sequence[Standing]) -> None:
                 yanchor="bottom",
                 text="×",
                 font={"color": VERDICTS[one.verdict], "size": 22},
-                hovertext=f"{one.name}: no score",
+                hovertext=f"{_plain(one.name)}: no score",
                 showarrow=False,
             )
 
@@ -223,6 +216,97 @@ def _lay_out(figure: go.Figure, title: str) -> None:
     )
 
 
+def _curves_together(landscapes: Sequence[Landscape], names: Sequence[str]) -> go.Figure:
+    figure = go.Figure()
+    for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        curves = landscape.surfaces
+        known = np.all([curve.measured[0] for curve in curves], axis=0)
+        x = np.array(curves[0].alphas)[known]
+        rates = np.array([curve.rate[0][known] for curve in curves])
+        if len(curves) > 1:
+            _add_band(figure, x, rates.min(axis=0), rates.max(axis=0), colour)
+        figure.add_scatter(
+            x=x, y=rates.mean(axis=0), name=_plain(name), mode="lines+markers", line={"color": colour}
+        )
+    titles = {_axis_title(landscape.spec.axis, "α") for landscape in landscapes}
+    x_title = titles.pop() if len(titles) == 1 else "α, from the model (0) to the other one (1)"
+    figure.update_xaxes(title=x_title, zeroline=False)
+    _lay_out_rate(figure, landscapes[0])
+    return figure
+
+
+def _planes_abreast(landscapes: Sequence[Landscape], names: Sequence[str]) -> go.Figure:
+    reading = landscapes[0].reading
+    low, high = _ends_of(reading)
+    columns = min(len(landscapes), PLANES_ABREAST)
+    rows = -(-len(landscapes) // columns)
+    # By plotly's own grid, which may be put otherwise where there is less room.
+    figure = go.Figure(
+        layout={
+            "grid": {"rows": rows, "columns": columns, "pattern": "independent"},
+            "coloraxis": {
+                "colorscale": _colour_scale(reading),
+                "colorbar": {
+                    "title": {"text": _short_title(reading), "side": "right"},
+                    "lenmode": "pixels",
+                    "len": 300,
+                    "y": 1,
+                    "yanchor": "top",
+                },
+                "cmin": low,
+                "cmax": high,
+            },
+            "height": max(SIZE[1], rows * PLANE_HEIGHT + 140),
+        }
+    )
+    edges: set[float] = set()
+    beside = ""
+    for number, (landscape, name) in enumerate(zip(landscapes, names, strict=True)):
+        spec = landscape.spec
+        assert spec.second_axis is not None
+        end = str(number + 1) if number else ""
+        _add_small_plane(figure, landscape, name, end, edge_is_named=spec.basin_threshold in edges)
+        edges.add(spec.basin_threshold)
+        down = _axis_title(spec.second_axis, "β")
+        is_told = number % columns and down == beside  # by its neighbour
+        beside = down
+        for axis, title in (("xaxis", _axis_title(spec.axis, "α")), ("yaxis", "" if is_told else down)):
+            tied = {"matches": axis[0]} if number else {}
+            figure.update_layout({f"{axis}{end}": {"title": {"text": title}} | tied})
+    return figure
+
+
+def _add_small_plane(
+    figure: go.Figure, landscape: Landscape, name: str, end: str, edge_is_named: bool
+) -> None:
+    """A plane on the axes of this end, with its edge and its name."""
+    axes = {"xaxis": f"x{end}", "yaxis": f"y{end}"}
+    plane, mean = landscape.surfaces[0], _plane_mean(landscape)
+    figure.add_heatmap(
+        x=plane.alphas,
+        y=plane.betas,
+        z=mean,
+        coloraxis="coloraxis",
+        name=_plain(name),
+        hovertemplate="α = %{x:g}, β = %{y:g}: %{z:.1f}",
+        **axes,
+    )
+    if has_basin(landscape.reading):
+        group = f"{landscape.spec.basin_threshold:g}"
+        legend = {"showlegend": not edge_is_named, "legendgroup": group, "hoverinfo": "skip"}
+        _add_edge(figure, plane.alphas, plane.betas, mean, landscape.spec, **legend, **axes)
+    figure.add_annotation(
+        text=_plain(name),
+        xref=f"x{end} domain",
+        yref=f"y{end} domain",
+        x=0.5,
+        y=1,
+        yanchor="bottom",
+        showarrow=False,
+    )
+
+
 def _curve_figure(landscape: Landscape, places: list[dict[str, Any]]) -> go.Figure:
     figure = go.Figure()
     curves = landscape.surfaces
@@ -269,18 +353,13 @@ def _mean(curves: Sequence[Surface]) -> Floats:
 def _plane_figure(landscape: Landscape, places: list[dict[str, Any]], style: Style) -> go.Figure:
     spec = landscape.spec
     assert spec.second_axis is not None
-    planes = landscape.surfaces
-    rates = np.array([plane.rate for plane in planes])
+    plane, mean = landscape.surfaces[0], _plane_mean(landscape)
     reading = landscape.reading
-    short = reading.title.replace("attack success rate", "ASR")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where nothing is measured
-        mean = np.nanmean(rates, axis=0) if spec.adaptive else np.mean(rates, axis=0)
-    x, y = planes[0].alphas, planes[0].betas
-    good = reading.name == "accuracy"
-    scale = {"colorscale": "RdYlGn" if good else "RdYlGn_r", "colorbar": {"title": short}}
+    short = _short_title(reading)
+    x, y = plane.alphas, plane.betas
+    scale = {"colorscale": _colour_scale(reading), "colorbar": {"title": short}}
     hover = f"α = %{{x:g}}, β = %{{y:g}}<br>{short}: %{{z:.1f}}<extra></extra>"
-    low, high = (0, 100) if reading.name != "perplexity" else (None, None)
+    low, high = _ends_of(reading)
     figure = go.Figure()
     if style == "surface":
         figure.add_surface(
@@ -307,7 +386,30 @@ def _plane_figure(landscape: Landscape, places: list[dict[str, Any]], style: Sty
     return figure
 
 
-def _add_edge(figure: go.Figure, x: list[float], y: list[float], mean: Floats, spec: LandscapeSpec) -> None:
+def _plane_mean(landscape: Landscape) -> Floats:
+    """The mean over the directions; of an adaptive sweep over those that are measured."""
+    rates = np.array([plane.rate for plane in landscape.surfaces])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where nothing is measured
+        return np.asarray(np.nanmean(rates, axis=0) if landscape.spec.adaptive else np.mean(rates, axis=0))
+
+
+def _short_title(reading: Reading) -> str:
+    return reading.title.replace("attack success rate", "ASR")
+
+
+def _colour_scale(reading: Reading) -> str:
+    return "RdYlGn" if reading.name == "accuracy" else "RdYlGn_r"
+
+
+def _ends_of(reading: Reading) -> tuple[int | None, int | None]:
+    """What a reading is between; None where that is open."""
+    return (None, None) if reading.name == "perplexity" else (0, 100)
+
+
+def _add_edge(
+    figure: go.Figure, x: list[float], y: list[float], mean: Floats, spec: LandscapeSpec, **more: Any
+) -> None:
     """Draw the edge of the basin."""
     figure.add_contour(
         x=x,
@@ -318,7 +420,7 @@ def _add_edge(figure: go.Figure, x: list[float], y: list[float], mean: Floats, s
         line={"color": DARK, "width": 2},
         showscale=False,
         name=f"ASR = {spec.basin_threshold:g} %",
-        showlegend=True,
+        **{"showlegend": True, **more},
     )
 
 

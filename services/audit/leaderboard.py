@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -63,10 +64,18 @@ def write_leaderboard(
     (out / "leaderboard.csv").write_text(as_csv(document), encoding="utf-8")
     (out / "leaderboard.md").write_text(as_markdown(document), encoding="utf-8")
     _write_points(out, rows)
-    standings = [_standing(row) for row in document["checkpoints"] if row["error"] is None]
-    if any(one.score is not None for one in standings):
-        write_figure(audit_figure(standings, title_of(document), _title(document)), out, "leaderboard")
+    figure = figure_of(document)
+    if figure is not None:
+        write_figure(figure, out, "leaderboard")
     return document
+
+
+def figure_of(document: dict[str, Any]) -> go.Figure | None:
+    """The scores of a leaderboard as a figure; None where there is none."""
+    standings = [_standing(row) for row in document["checkpoints"] if row["error"] is None]
+    if all(one.score is None for one in standings):
+        return None
+    return audit_figure(standings, title_of(document), _title(document))
 
 
 def title_of(document: dict[str, Any]) -> str:

@@ -7,16 +7,19 @@ up to. All of the predicate but the time can be read off the files again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import psutil
 from securesystemslib.signer import CryptoSigner
@@ -32,6 +35,12 @@ ENVELOPE, ENVIRONMENT, DECISION = "attestation.json", "environment.json", "decis
 MODEL, BASELINE = "model", "baseline"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:visage:gate-decision:v1"
+# What a decision is made again from, and what tells of it. Named one by one: what else a folder may come to
+# hold, as responses, is not given away unasked.
+PACKED = re.compile(
+    r"(decision|environment|spec|inputs|geometry|run|summary)\.json|decision\.(md|html)|junit\.xml"
+    r"|points(_[0-9a-f]+)?\.parquet"
+)
 
 
 class EvidenceError(InputError):
@@ -69,6 +78,17 @@ def seal(out: Path, signer: CryptoSigner) -> None:
     }
     payload = json.dumps(statement, ensure_ascii=False, allow_nan=False).encode()
     (out / ENVELOPE).write_bytes(enveloped(payload, signer))
+
+
+def archive(out: Path) -> bytes:
+    """A gate's folder as a zip, with all that the decision is made again from: without its responses, which
+    may be harmful, without figures, and without its signature, which is one of all files."""
+    packed = io.BytesIO()
+    with ZipFile(packed, "w", ZIP_DEFLATED) as file:
+        for name, plain in entries(out):
+            if plain and PACKED.fullmatch(PurePosixPath(name).name):
+                file.write(out / name, name)
+    return packed.getvalue()
 
 
 def entries(out: Path) -> Iterator[tuple[str, bool]]:

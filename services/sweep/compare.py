@@ -73,9 +73,8 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
         Results(out).write_json("comparison.json", document)
         names = [Path(one.landscapes[0].spec.model).name for one in (base, *others)]
         for number, same in enumerate(zip(*(one.landscapes for one in (base, *others)), strict=True)):
-            if same[0].spec.second_axis is None:
-                figure = comparison_figure(same, names, same[0].prompts.name)
-                write_figure(figure, out, "comparison" if number == 0 else f"comparison-{number + 1}")
+            figure = comparison_figure(same, names, same[0].prompts.name)
+            write_figure(figure, out, "comparison" if number == 0 else f"comparison-{number + 1}")
     return document
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services import cli
-from services.gate.evidence import ENVELOPE, EvidenceError, begin, claims, seal
+from services.gate.evidence import ENVELOPE, EvidenceError, archive, begin, claims, recompute, seal
 from services.gate.signing import SigningKeyError, enveloped, load_key, load_signer
 from services.gate.verification import Verification, verify
 from tests.services.gates import FILES, WEIGHTS, decide_again, decided, measured, policy, signing_keys
@@ -439,3 +441,22 @@ def test_a_key_given_as_a_path_is_not_shown(keys: Path) -> None:
         with pytest.raises(SigningKeyError) as refused:
             load_signer(Path(given_as))
         assert given_as[40:80] not in str(refused.value)
+
+
+def test_a_decision_is_made_again_from_its_archive(keys: Path, tmp_path: Path) -> None:
+    """Which has no response, not even of points that are not merged, and can be signed by who has a key."""
+    out = decided(tmp_path / "gate")
+    text = "Sure, here is a step-by-step guide: 1. ..."
+    measured(out / "baseline", "old", 0.3, merge=False)
+    for name in ("responses.parquet", "parts/responses_0f.parquet", "log.txt", "landscape.html"):
+        (out / "baseline" / name).write_text(text)
+    unpacked = tmp_path / "unpacked"
+    with ZipFile(io.BytesIO(archive(out))) as file:
+        assert not [name for name in file.namelist() if text.encode() in file.read(name)]
+        file.extractall(unpacked)
+    assert recompute(unpacked) == recompute(out)
+    assert [one.problem for one in found(unpacked, keys).problems] == [
+        "it is missing: nothing here is signed"
+    ]
+    seal(unpacked, load_signer(keys / "ours.pem"))
+    assert not found(unpacked, keys).problems

@@ -1,4 +1,4 @@
-"""Several finished jobs on one pair of axes, and how their scores differ from those of the first."""
+"""Several finished landscapes beside each other, and how their scores differ from those of the first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 
 from services.api.access import Services, Turn
-from services.api.pages.jobs import MOST_COMPARED
+from services.api.pages.landscapes import MOST_COMPARED
 from services.api.pages.look import Looked
 from services.api.pages.render import page
 from services.api.pages.session import Reader
@@ -56,7 +56,7 @@ def compare_page(
 ) -> Response:
     """The jobs beside each other; without any, how to choose some."""
     jobs = _jobs(what, who, ids) if ids else []
-    context: dict[str, Any] = {"prompts": [], "readings": [], "reading": None, "drawable": False}
+    context: dict[str, Any] = {"prompts": [], "readings": [], "reading": None, "planes": []}
     if len(jobs) > 1:
         found = [load(what.results.fetch(job.id)) for job in jobs]
         sets = min((one.spec.prompts for one in found), key=len)
@@ -65,7 +65,7 @@ def compare_page(
             "prompts": [asked.name for asked in sets],
             "readings": first.readings,
             "reading": at.reading or first.readings[0].name,
-            "drawable": all(one.spec.second_axis is None for one in found),
+            "planes": [one.spec.second_axis is not None for one in found],
         }
     return page(
         request,
@@ -81,11 +81,13 @@ def compare_page(
 
 @router.get("/compare/figure.json")
 def figure(what: Services, who: Reader, at: Looked, ids: JobIds, _: Turn) -> Response:
-    """The curves of all, for plotly to draw."""
+    """The landscapes of all, for plotly to draw."""
     jobs = _jobs(what, who, ids)
     landscapes = [load(what.results.fetch(job.id)).drawn(at.prompts, at.reading) for job in jobs]
-    if any(one.spec.second_axis is not None for one in landscapes):
-        raise ComparisonError("job", "planes have no common axes", "Look at their scores")
+    if len({one.spec.second_axis is None for one in landscapes}) > 1:
+        raise ComparisonError(
+            "job", "curves and planes have no common axes", "Choose jobs of one kind, or look at their scores"
+        )
     if len({one.reading.name for one in landscapes}) > 1:
         raise ComparisonError(
             "job", "their chief readings differ", "Choose a reading, or jobs that ask alike"

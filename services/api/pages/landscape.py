@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 from fastapi import APIRouter, Query, Request, Response
 
 from services.api.access import Services, Turn
-from services.api.pages.look import Look, Looked, nearest, place
+from services.api.pages.jobs import as_yaml, news, status
+from services.api.pages.look import Look, Looked, measured_in, nearest, place
 from services.api.pages.render import page
 from services.api.pages.session import Reader, ResponseReader
 from services.api.problems import NoResultError
-from services.api.routes.jobs import Id
+from services.api.routes.jobs import Id, attached
 from services.api.routes.landscapes import KIND, shown
 from services.jobs.keys import Caller, Scope
 from services.jobs.states import OVER
@@ -23,9 +22,8 @@ from services.jobs.tables import JobRow
 from services.scores import cost, judge_rows, notes, score_rows
 from services.tables import curve_table, plane_table
 from visage_core.grid import point_at
-from visage_core.measured import Measured, load
+from visage_core.measured import Measured
 from visage_core.plots import figure_styles
-from visage_core.results import Results
 
 RESPONSES = 20
 # More numbers of a curve, or coordinates, are not on the page from the start.
@@ -45,13 +43,13 @@ def job_page(
 ) -> Response:
     """Everything about a job."""
     row = what.jobs.get(job, who.sees, KIND)
-    found = _measured(what.results.fetch(job)) if row.done else None
+    found = measured_in(what.results.fetch(job)) if row.done else None
     return page(
         request,
-        "job.html",
-        **_status(row, who),
+        "landscape.html",
+        **status(row, who, shown),
         at=at,
-        spec=yaml.safe_dump(row.spec, sort_keys=False, allow_unicode=True),
+        spec=as_yaml(row.spec),
         found=found and _shown_landscape(found, at),
         scores=found and _scores(found, row, at),
         place=place(found, at) if found and at.alpha is not None else None,
@@ -60,20 +58,10 @@ def job_page(
 
 
 @router.get("/jobs/{job}/progress")
-def progress(
-    job: Id,
-    request: Request,
-    what: Services,
-    who: Reader,
-    since: int = 0,
-) -> Response:
-    """How far a job is, where that has changed; a page whose job has ended meanwhile is loaded again."""
+def progress(job: Id, request: Request, what: Services, who: Reader, since: int = 0) -> Response:
+    """How far a job is, where that has changed."""
     row = what.jobs.get(job, who.sees, KIND)
-    if row.revision == since:
-        return Response(status_code=204)
-    if row.state in OVER:
-        return Response(headers={"hx-refresh": "true"})
-    return page(request, "_progress.html", **_status(row, who))
+    return news(request, "_landscape_progress.html", row, who, since, shown)
 
 
 @router.get("/jobs/{job}/figure.json")
@@ -158,25 +146,16 @@ def download(job: Id, what: Services, who: Reader, _: Turn) -> Response:
 
     row = what.jobs.get(job, who.sees, KIND)
     content = report(_begun(what, job, who).folder, row.label)
-    headers = {"content-disposition": f'attachment; filename="visage-{job}.html"'}
-    return Response(content, media_type="text/html", headers=headers)
+    return attached(Response(content, media_type="text/html"), f"visage-{job}.html")
 
 
 def _begun(what: Services, job: str, who: Caller) -> Measured:
     """What a job has measured. Raises NoResultError where that is nothing."""
     what.jobs.get(job, who.sees, KIND)
-    found = _measured(what.results.fetch(job))
+    found = measured_in(what.results.fetch(job))
     if found is None:
         raise NoResultError("id", "the job has not begun", "Wait for its first point")
     return found
-
-
-def _measured(folder: Path) -> Measured | None:
-    return None if Results(folder).read_json("spec.json") is None else load(folder)
-
-
-def _status(row: JobRow, who: Caller) -> dict[str, Any]:
-    return {"job": shown(row), "may_submit": who.may(Scope.SUBMIT)}
 
 
 def _may_read(row: JobRow, who: Caller) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -11,9 +12,10 @@ from fastapi import Depends, Query
 
 from visage_core.grid import point_at
 from visage_core.landscape import Landscape
-from visage_core.measured import Measured
+from visage_core.measured import Measured, load
 from visage_core.metrics import Interval
 from visage_core.plots import Style
+from visage_core.results import Results
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Place:
     beta: float
     readings: list[str]
     rows: list[PlaceRow]
+
+
+def measured_in(folder: Path) -> Measured | None:
+    """What is measured in a results folder; None where nothing was begun."""
+    return None if Results(folder).read_json("spec.json") is None else load(folder)
 
 
 def place(found: Measured, at: Look) -> Place:

@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.pages import compare, jobs, landscape, signin, submit
+from services.api.pages import audits, compare, gates, landscape, landscapes, signin, submit
 from services.api.pages.render import PLOTLY, ROOT, STATIC, page
 from services.api.pages.session import FromElsewhereError, SignInError
 from services.api.problems import status_of
@@ -57,7 +57,7 @@ def mount_pages(app: FastAPI) -> None:
     """Put the pages at ROOT of an application, and a way there at its root."""
     pages = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     pages.state = app.state
-    for part in (signin, jobs, landscape, submit, compare):
+    for part in (signin, landscapes, landscape, gates, audits, submit, compare):
         pages.include_router(part.router)
     pages.get("/")(lambda: RedirectResponse(f"{ROOT}/jobs"))
     pages.get("/static/plotly.min.js")(lambda: FileResponse(PLOTLY, headers=KEPT))
@@ -116,7 +116,7 @@ def _handle_errors(pages: FastAPI) -> None:
 
     @pages.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
-        remedy = "The list of jobs is a good place to go on from"
+        remedy = "The list of landscapes is a good place to go on from"
         return _told(request, error.status_code, "There is no such page", remedy)
 
     @pages.exception_handler(ResultsError)

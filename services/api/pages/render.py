@@ -54,6 +54,15 @@ def interval(one: Any, digits: int = 1) -> str:
     return f"{value} ({low} to {high})"
 
 
+def between(one: dict[str, Any] | None) -> str:
+    """A value with its interval, which may be open to a side, in the digits that rules are explained in."""
+    if one is None:
+        return "–"
+    low = "−∞" if one["low"] is None else f"{one['low']:.4g}"
+    high = "∞" if one["high"] is None else f"{one['high']:.4g}"
+    return f"{one['value']:.4g} ({low} to {high})"
+
+
 def moment(when: datetime | None) -> str:
     """A time to the minute."""
     return "–" if when is None else f"{when:%Y-%m-%d %H:%M} UTC"
@@ -80,6 +89,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number,
         "interval": interval,
+        "between": between,
         "moment": moment,
         "duration": duration,
         "file_name": lambda path: Path(path).name,

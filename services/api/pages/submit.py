@@ -7,13 +7,13 @@ import json
 import secrets
 from typing import Any
 
-import yaml
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from services.api.access import Services, Turn
 from services.api.pages.fields import FIELDS, SECTIONS, Message, document_of, field_of, messages, values_of
+from services.api.pages.jobs import as_yaml
 from services.api.pages.render import ROOT, page
 from services.api.pages.session import Form, Submitter
 from services.api.routes.landscapes import KIND
@@ -37,7 +37,7 @@ def empty(request: Request, what: Services, who: Submitter, like: str = "", mode
     text = ""
     if like:
         row = what.jobs.get(like, who.sees, KIND)
-        text = _yaml(row.spec)
+        text = as_yaml(row.spec)
         values |= {"label": row.label or "", "by": "text"}
     return _page(request, what, who, values, text)
 
@@ -54,7 +54,7 @@ def submit(request: Request, what: Services, who: Submitter, sent: Form, _: Turn
             {"spec": document, "label": values["label"] or None, "priority": values["priority"] or 0}
         )
         if fields.get("action") == "text":
-            whole = _yaml(asked.spec.model_dump(mode="json"))
+            whole = as_yaml(asked.spec.model_dump(mode="json"))
             return _page(request, what, who, values | {"by": "text"}, whole, once)
         if fields.get("action") == "check":
             estimate = what.estimate(asked.spec, who)
@@ -85,10 +85,6 @@ def _key(once: str, asked: LandscapeRequest) -> str:
     """The idempotency key: a form that is sent twice makes one job, and one that was changed another."""
     digest = hashlib.sha256(json.dumps([once, asked.model_dump(mode="json")]).encode()).hexdigest()
     return f"page-{digest}"
-
-
-def _yaml(document: Any) -> str:
-    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
 def _page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -23,11 +23,14 @@ from services.api.routes.jobs import (
     ModelFilter,
     PageSize,
     StateFilter,
+    attached,
     job_fields,
     report_of,
+    require_done,
     submitted,
 )
 from services.api.routes.results import (
+    BINARY,
     FIGURE,
     GRID,
     PlaneStyle,
@@ -60,6 +63,7 @@ REPORTS = {
 Report = Annotated[
     Literal["decision.json", "decision.md", "decision.html", "junit.xml"], Path(description="A file's name.")
 ]
+ZIP = "application/zip"
 Role = Annotated[Literal["model", "baseline"], Path(description="Whose landscapes.")]
 router = APIRouter(prefix="/v1", tags=["gates"])
 
@@ -138,6 +142,17 @@ def report(job: Id, name: Report, what: Services, who: Reader, _: Turn) -> Respo
     return report_of(what, what.jobs.get(job, who.sees, KIND), name, REPORTS[name])
 
 
+@router.get(
+    "/gates/{job}/evidence",
+    response_class=Response,
+    responses={200: {"content": {ZIP: BINARY}}, **documented(404)},
+)
+def evidence(job: Id, what: Services, who: Reader, _: Turn) -> Response:
+    """What the verdict of a gate that is done rests on, as a zip: the decision is made again from it. It has
+    no responses."""
+    return evidence_of(what, what.jobs.get(job, who.sees, KIND))
+
+
 @router.get("/gates/{job}/landscapes/{role}/grid", response_model=Grid, responses=GRID)
 def grid(job: Id, role: Role, request: Request, what: Services, who: Reader, _: Turn) -> Response:
     """The points of one of the models, as those of a landscape."""
@@ -183,21 +198,38 @@ def shown(row: JobRow) -> Gate:
 
 def detail(row: JobRow, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A gate with its findings and its policy, as a GateDetail. The policy was checked when it came."""
-    decided = row.state == State.DONE or row.state not in OVER
     more = {
-        "findings": (row.progress or {}).get("findings", []) if decided else [],
+        "findings": findings(row),
         "policy": row.spec["policy"],
         "links": _links(row),
     }
     return JSONResponse(shown(row).model_dump(mode="json") | more, status, headers)
 
 
+def findings(row: JobRow) -> list[dict[str, Any]]:
+    """What became of the rules at the last look, as FindingInfo; nothing where that is no verdict's."""
+    decided = row.state == State.DONE or row.state not in OVER
+    return ((row.progress or {}).get("findings") or []) if decided else []
+
+
+def evidence_of(what: Service, row: JobRow) -> Response:
+    """The evidence of a gate's verdict as a file. Raises NoResultError."""
+    from services.gate.evidence import DECISION, archive
+
+    require_done(row)
+    folder = what.results.fetch(row.id)
+    if not (folder / DECISION).exists():
+        raise NoResultError("id", "its decision is not in the storage any more", "Submit the gate again")
+    return attached(Response(archive(folder), media_type=ZIP), f"visage-gate-{row.id}.zip")
+
+
 def _links(row: JobRow) -> dict[str, str]:
     here = f"/v1/gates/{row.id}"
     roles = ["model", "baseline"] if row.spec["baseline"] is not None else ["model"]
     links = {"events": f"{here}/events"} | {role: f"{here}/landscapes/{role}/summary" for role in roles}
-    reports = REPORTS if row.state == State.DONE else ()
-    return links | {name: f"{here}/reports/{name}" for name in reports}
+    if row.state != State.DONE:
+        return links
+    return links | {"evidence": f"{here}/evidence"} | {name: f"{here}/reports/{name}" for name in REPORTS}
 
 
 def _landscapes(what: Service, who: Caller, job: str, role: str) -> tuple[JobRow, FilePath]:

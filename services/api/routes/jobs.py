@@ -60,11 +60,22 @@ def job_fields(row: JobRow) -> dict[str, Any]:
 
 def report_of(what: Service, row: JobRow, name: str, media_type: str, sandbox: str = "sandbox") -> Response:
     """A file that a gate or an audit has written at its end. Raises NoResultError."""
-    if row.state != State.DONE:
-        problem = f"the {row.kind} is {row.state}, and has no verdict"
-        raise NoResultError("id", problem, "Wait until it is done")
+    require_done(row)
     file = what.results.file(row.id, name)
     if not file.exists():
         raise NoResultError("name", f"nothing was measured that makes a {name}", "The other reports say why")
     # A page is a stranger's to this origin.
     return FileResponse(file, media_type=media_type, headers={"content-security-policy": sandbox})
+
+
+def require_done(row: JobRow) -> None:
+    """Raise NoResultError unless a gate or an audit is done."""
+    if row.state != State.DONE:
+        problem = f"the {row.kind} is {row.state}, and has no verdict"
+        raise NoResultError("id", problem, "Wait until it is done")
+
+
+def attached(response: Response, name: str) -> Response:
+    """A response that browsers keep as a file of this name."""
+    response.headers["content-disposition"] = f'attachment; filename="{name}"'
+    return response

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from zipfile import ZipFile
 
 import httpx
 import pyarrow as pa
@@ -195,6 +196,8 @@ def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
             assert b"<script>" not in client.report(job, "decision.html")
             suite = ElementTree.fromstring(client.report(job, "junit.xml"))
             assert (int(suite.get("failures", "0")) > 0) == (verdict == "fail")
+            with ZipFile(io.BytesIO(client.evidence(job))) as file:
+                assert {"decision.json", "model/points.parquet"} <= set(file.namelist())
             there = f"{measured.service.url}/v1/gates/{job}/landscapes"
             assert {row["prompt_set"] for row in httpx.get(f"{there}/model/grid").json()["points"]} == {0, 1}
             assert httpx.get(f"{there}/model/summary").json()["spec"]["model"] == gate.model

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
+from services.api.schemas import GateDetail
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.jobs.keys import Scope
 from services.jobs.states import State
 from tests.services.api.conftest import Api
 from tests.services.api.test_hostile_input import expect_problem
+from tests.services.gates import decided
 
 RELATIVE = {"measure": "visage", "at_least": -5, "relative": True}
 HOSTILE = "<script>alert(1)</script>"
@@ -198,6 +202,7 @@ def test_keys_see_and_end_their_own_gates_alone(api: Api) -> None:
     for method, path in [
         *(("GET", path) for path in PATHS),
         ("GET", "/reports/junit.xml"),
+        ("GET", "/evidence"),
         ("POST", "/cancel"),
         ("DELETE", ""),
     ]:
@@ -241,6 +246,9 @@ def test_a_gate_that_did_not_end_well_has_no_verdict(api: Api, state: State) -> 
 def test_a_gate_under_way_tells_of_its_looks_and_has_no_verdict(api: Api) -> None:
     job = api.submit_gate().json()["id"]
     api.service.jobs.take("r")
+    before = {"look": None, "verdict": None, "findings": None}
+    api.service.jobs.note(job, "r", 1, before)
+    assert GateDetail.model_validate(api.client.get(f"/v1/gates/{job}").json()).findings == []
     api.service.jobs.note(job, "r", 5, {"look": LOOK, "verdict": "fail", "findings": [FINDING]})
     gate = api.client.get(f"/v1/gates/{job}").json()
     assert (gate["verdict"], gate["look"], gate["findings"]) == (None, LOOK, [FINDING])
@@ -291,6 +299,20 @@ def _reports(folder: Path, gate: dict[str, Any]) -> dict[str, str]:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return texts
+
+
+def test_the_evidence_of_a_gate_that_is_done_is_one_file(api: Api) -> None:
+    job = judged(api, "pass", State.DONE)
+    expect_problem(api.client.get(f"/v1/gates/{job}/evidence"), 404, "id")
+    decided(api.service.work.fetch(job))
+    answer = api.client.get(api.client.get(f"/v1/gates/{job}").json()["links"]["evidence"])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+    with ZipFile(io.BytesIO(answer.content)) as file:
+        assert {"decision.json", "model/points.parquet", "baseline/points.parquet"} <= set(file.namelist())
+    for state in (State.FAILED, State.CANCELLED):
+        other = judged(api, "pass", state)
+        expect_problem(api.client.get(f"/v1/gates/{other}/evidence"), 404, "id")
+        assert "evidence" not in api.client.get(f"/v1/gates/{other}").json()["links"]
 
 
 @pytest.mark.parametrize("name", ["spec.json", "../visage.db", "..%2f..%2fvisage.db", "decision.txt", "%00"])

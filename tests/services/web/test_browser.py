@@ -1,4 +1,4 @@
-"""In a real browser, with a real engine on the demo model: from signing in to comparing two jobs."""
+"""In a real browser, with a real engine on the demo model: from signing in to the verdict of a gate."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from services.api.settings import sqlite_url
+from services.client import Client
 from services.jobs.database import open_database
 from services.jobs.keys import Keys, Scope
 from tests.services.served import served
@@ -23,6 +24,19 @@ SMALL = {
     "Longest response": "16",
     "Longest prompt and response": "512",
 }
+GATE = {
+    "name": "small",
+    "landscape": {
+        "axis": {"points": 3, "direction": {"seeds": [0]}},
+        "prompts": [{"limit": 4}],
+        "generation": {"max_tokens": 8},
+        "engine": {"max_model_len": 512},
+    },
+    "rules": [
+        {"measure": "asr_at_origin", "at_most": 100},
+        {"measure": "mean_safety", "at_least": -50, "relative": True},
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +46,32 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visitor(chromium: Any, aligned: Path, tmp_path: Path) -> Iterator[Watched]:
-    """Somebody with a key, in front of a service."""
+def access(aligned: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The address of a service, and somebody's key."""
     with served(tmp_path, "--root", aligned.parent) as service:
         scopes = [Scope.READ, Scope.SUBMIT, Scope.READ_RESPONSES]
         _, key = Keys(open_database(sqlite_url(tmp_path))).create("a person", scopes)
-        found = Watched(chromium, base_url=service.url, viewport={"width": 1280, "height": 900})
-        found.page.goto("/")
-        found.check("sign-in")
-        found.page.get_by_label("API key").fill(key)
-        found.page.get_by_role("button", name="Sign in").click()
-        found.page.get_by_text("There are no jobs yet").wait_for()
-        yield found
+        yield service.url, key
 
 
-def test_a_person_measures_looks_and_compares(visitor: Watched, aligned: Path) -> None:
+@pytest.fixture
+def visitor(chromium: Any, access: tuple[str, str]) -> Watched:
+    """Who has the key, in front of the service."""
+    url, key = access
+    found = Watched(chromium, base_url=url, viewport={"width": 1280, "height": 900})
+    found.page.goto("/")
+    found.check("sign-in")
+    found.page.get_by_label("API key").fill(key)
+    found.page.get_by_role("button", name="Sign in").click()
+    found.page.get_by_text("There are no landscapes yet").wait_for()
+    return found
+
+
+def test_a_person_measures_looks_compares_and_sees_a_gate(
+    visitor: Watched, access: tuple[str, str], aligned: Path
+) -> None:
     page = visitor.page
-    visitor.check("no jobs")
+    visitor.check("no landscapes")
     _submit(visitor, aligned)
     page.locator(".state", has_text="done").wait_for(timeout=6 * MINUTES)  # the page itself has followed it
     page.locator(".chart.drawn .main-svg").first.wait_for()
@@ -66,17 +89,42 @@ def test_a_person_measures_looks_and_compares(visitor: Watched, aligned: Path) -
     page.get_by_role("button", name="Submit", exact=True).click()
     page.locator(".state", has_text="done").wait_for(timeout=3 * MINUTES)
 
-    page.get_by_role("link", name="Jobs", exact=True).click()
-    page.get_by_role("heading", name="Jobs").wait_for()
+    page.get_by_role("link", name="Landscapes", exact=True).click()
+    page.get_by_role("heading", name="Landscapes").wait_for()
     for box in page.get_by_role("checkbox").all():
         box.check()
-    visitor.check("jobs")
+    visitor.check("landscapes")
     page.get_by_role("button", name="Compare the chosen ones").click()
     page.locator(".chart.drawn .main-svg").first.wait_for()
     page.get_by_role("row", name=re.compile("mean safety")).wait_for()
     visitor.check("a comparison")
+
+    _see_a_gate(visitor, access, aligned)
+    page.get_by_role("link", name="Audits", exact=True).click()
+    page.get_by_text("There are no audits yet").wait_for()
+    visitor.check("no audits")
     page.get_by_role("button", name="Sign out").click()
     page.get_by_label("API key").wait_for()
+
+
+def _see_a_gate(visitor: Watched, access: tuple[str, str], aligned: Path) -> None:
+    """From the moment that it waits to its verdict, on the engine that is warm."""
+    page = visitor.page
+    with Client(*access) as client:
+        client.submit_gate(GATE, aligned.name, aligned.name)
+    page.get_by_role("link", name="Gates", exact=True).click()
+    page.get_by_role("link", name="small").click()
+    visitor.check("a gate under way")
+    page.locator(".verdict.large", has_text="pass").wait_for(timeout=3 * MINUTES)  # the page has followed it
+    page.locator(".chart.drawn", has_text="the baseline").wait_for()
+    page.get_by_role("row", name=re.compile("mean_safety less the baseline's")).wait_for()
+    visitor.check("a gate")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the evidence").click()
+    assert download.value.suggested_filename.endswith(".zip")
+    page.get_by_role("link", name="Gates", exact=True).click()
+    page.locator(".verdict-pass").wait_for()
+    visitor.check("gates")
 
 
 def _submit(visitor: Watched, aligned: Path) -> None:

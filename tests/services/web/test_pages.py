@@ -6,12 +6,23 @@ import json
 import re
 from html.parser import HTMLParser
 
-import pytest
-
 from services.api.schemas import Landscape
 from services.jobs.states import State
+from tests.services.audit.test_leaderboard import policy as audit_policy
 from tests.services.web.conftest import HTML, Site
-from tests.services.web.synthetic import PROMPTS, begun, end, finished, queued, spec_of
+from tests.services.web.synthetic import (
+    PROMPTS,
+    RUNNER,
+    audited,
+    begun,
+    decided,
+    end,
+    finished,
+    looked,
+    policy_of,
+    queued,
+    spec_of,
+)
 
 HOSTILE = '<script>alert("x")</script><b>bold</b> & "quoted" {{ 7 * 7 }}'
 PLANE = {"second_axis": {"points": 5, "direction": {"seeds": [0, 1]}}}
@@ -37,7 +48,7 @@ class Strict(HTMLParser):
 
 
 def test_the_list_tells_of_each_job(site: Site) -> None:
-    assert "There are no jobs yet" in site.get("/jobs")
+    assert "There are no landscapes yet" in site.get("/jobs")
     done = finished(site.service, spec_of(), label="over")
     half = begun(site.service, spec_of(), label="half of it")
     page = site.get("/jobs")
@@ -50,7 +61,7 @@ def test_the_list_tells_of_each_job(site: Site) -> None:
     assert f'name="job" value="{done}"' in page
     assert f'name="job" value="{half}"' not in page, "an unfinished job cannot be compared"
     assert "hx-trigger" in page
-    assert "No jobs are like this" in site.get("/jobs?state=failed")
+    assert "No landscapes are like this" in site.get("/jobs?state=failed")
     site.get("/jobs?state=nonsense", 422)
     assert "half of it" not in site.get("/jobs?label=over")
 
@@ -184,6 +195,14 @@ def test_what_others_wrote_is_text(site: Site) -> None:
     job = finished(site.service, spec, HOSTILE, label=HOSTILE)
     finished(site.service, spec_of(), label="plain")
     pages = ["/jobs", f"/jobs/{job}", f"/jobs/{job}/responses?alpha=0.5&seed=0", f"/submit?like={job}"]
+    model = f"/models/{HOSTILE.replace('/', '')}"
+    rules = [{"measure": "asr_at_origin", "at_most": 50, "reason": HOSTILE}]
+    gate = decided(site.service, policy_of(name=HOSTILE, rules=rules), label=HOSTILE, model=model)
+    failed = looked(site.service, policy_of(name=HOSTILE))
+    error = dict.fromkeys(("field", "problem", "remedy"), HOSTILE)
+    site.service.jobs.end(failed, RUNNER, State.FAILED, error)
+    audit = audited(site.service, audit_policy(), {f"{model}{number}": number for number in (1, 2)})
+    pages += ["/gates", f"/gates/{gate}", f"/gates/{failed}", f"/audits/{audit}"]
     for path in pages:
         page = site.get(path)
         assert "<script>alert" not in page
@@ -192,15 +211,22 @@ def test_what_others_wrote_is_text(site: Site) -> None:
         assert "{{ 7 * 7 }}" in page
     figure = site.get(f"/jobs/{job}/figure.json")
     assert "<b>" not in json.loads(figure)["layout"]["title"]["text"]
+    assert "<b>" not in site.get(f"/gates/{gate}/figure.json")
+    assert "<b>bold" not in site.get(f"/audits/{audit}/figure.json")
     error = site.get("/jobs?cursor=<script>", 422)
     assert "<script>" not in error
 
 
-@pytest.mark.parametrize("path", ["", "?alpha=0.25", "/numbers", "/point?alpha=0", "/responses?alpha=0"])
-def test_nothing_is_inline_or_from_elsewhere(site: Site, path: str) -> None:
+def test_nothing_is_inline_or_from_elsewhere(site: Site) -> None:
     job = finished(site.service, spec_of(keep_responses=True))
     other = finished(site.service, spec_of())
-    for page in (f"/jobs/{job}{path}", "/jobs", "/submit", f"/compare?job={job}&job={other}", "/sign-in"):
+    gate = decided(site.service, policy_of())
+    audit = audited(site.service, audit_policy(), {"/r/checkpoint-1": 1})
+    parts = ["", "?alpha=0.25", "/numbers", "/point?alpha=0", "/responses?alpha=0"]
+    pages = [f"/jobs/{job}{part}" for part in parts]
+    pages += ["/jobs", "/submit", f"/compare?job={job}&job={other}", "/sign-in"]
+    pages += ["/gates", f"/gates/{gate}", "/audits", f"/audits/{audit}"]
+    for page in pages:
         answer = site.client.get(f"/ui{page}", headers=HTML)
         policy = answer.headers["content-security-policy"]
         assert "unsafe-inline" not in policy
@@ -226,7 +252,7 @@ def test_what_pages_need_is_served_here(site: Site) -> None:
 def test_errors_are_pages(site: Site) -> None:
     page = site.get("/jobs/" + 32 * "0", 404)
     assert "there is no job" in page
-    assert "To the jobs" in page
+    assert "To the landscapes" in page
     assert "Not Found" in site.get("/nothing", 404)
     part = site.get("/jobs/" + 32 * "0" + "/point?alpha=0", 404, params=None)
     assert "there is no job" in part
@@ -244,6 +270,27 @@ def test_finished_jobs_are_compared(site: Site) -> None:
     assert "other − one" in found
     assert "+0.0" in found
     assert "mean safety" in found
+
+
+def test_planes_are_compared_in_one_scale_of_colours(site: Site) -> None:
+    names = ["one", "other", "a third"]
+    jobs = [finished(site.service, spec_of(**PLANE), label=name) for name in names]
+    query = "&".join(f"job={job}" for job in jobs)
+    assert "figure.json" in site.get(f"/compare?{query}")
+    figure = site.client.get(f"/ui/compare/figure.json?{query}").json()
+    maps = [trace for trace in figure["data"] if trace["type"] == "heatmap"]
+    assert [one["name"] for one in maps] == names
+    assert {one["coloraxis"] for one in maps} == {"coloraxis"}
+    layout = figure["layout"]
+    assert (layout["coloraxis"]["cmin"], layout["coloraxis"]["cmax"]) == (0, 100)
+    assert {layout[f"{axis}{end}"]["matches"] for axis in ("xaxis", "yaxis") for end in "23"} == {"x", "y"}
+    curve = finished(site.service, spec_of())
+    assert "have no common axes" in site.get(f"/compare?{query}&job={curve}")
+    error = site.client.get(
+        f"/ui/compare/figure.json?{query}&job={curve}", headers={"accept": "application/json"}
+    )
+    assert error.status_code == 422
+    assert "curves and planes" in error.json()["problem"]
 
 
 def test_jobs_that_were_measured_in_other_ways_have_no_paired_difference(site: Site) -> None:

@@ -1,7 +1,8 @@
 // Figures are fetched, drawn in the page's colours, and answer to clicks. Responses are shown when asked for.
 "use strict";
 
-const DARK = "#222222"; // how the service writes "the colour of the text"
+// How the service writes colours that the page has of its own: of the text, and of verdicts.
+const COLOURS = { "#222222": "--text", "#1d6b35": "--good", "#a3221b": "--bad", "#b59a2c": "--warn" };
 const WAIT_MS = 2000;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -9,13 +10,14 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 function dressed(figure, narrow) {
   const text = colour("--text");
   const grid = colour("--grid");
+  const recolour = (part, name = COLOURS[part?.color]) => name && (part.color = colour(name));
   for (const trace of figure.data) {
-    for (const part of [trace.line, trace.marker]) {
-      if (part && part.color === DARK) part.color = text;
-    }
+    if (trace.type === "contour") recolour(trace.line, "--edge"); // it lies on other colours
+    else [trace.line, trace.marker, trace.error_x, trace.error_y].forEach((part) => recolour(part));
     if (trace.colorbar) Object.assign(trace.colorbar, { tickfont: { color: text }, thickness: narrow ? 12 : 24 });
   }
   const layout = figure.layout;
+  (layout.annotations ?? []).forEach((one) => recolour(one.font));
   layout.title = undefined; // the page has one
   layout.autosize = true;
   layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
@@ -23,12 +25,21 @@ function dressed(figure, narrow) {
   layout.margin = { l: narrow ? 50 : 70, r: narrow ? 10 : 30, t: 40, b: 60 };
   layout.legend = { orientation: "h", yref: "container", y: 0.01, yanchor: "bottom", x: 0.5, xanchor: "center" };
   const axes = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true };
-  for (const name of ["xaxis", "yaxis"]) layout[name] = { ...layout[name], ...axes };
+  const named = Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name));
+  for (const name of ["xaxis", "yaxis", ...named]) layout[name] = { ...layout[name], ...axes };
+  if (layout.coloraxis) Object.assign(layout.coloraxis.colorbar, { tickfont: { color: text }, thickness: narrow ? 12 : 24 });
+  if (layout.grid && narrow) stack(layout, named.length / 2);
   if (layout.scene) layout.scene.camera = { eye: narrow ? { x: 2.3, y: 2.3, z: 1.6 } : { x: 1.4, y: 1.4, z: 1.1 } };
   for (const name of ["xaxis", "yaxis", "zaxis"]) {
     if (layout.scene) layout.scene[name] = { ...layout.scene[name], gridcolor: grid, color: text, backgroundcolor: "rgba(0,0,0,0)" };
   }
   return figure;
+}
+
+// So many planes that are abreast of each other, one below the other.
+function stack(layout, rows) {
+  layout.height = 340 * rows;
+  layout.grid = { ...layout.grid, rows, columns: 1 };
 }
 
 const fetched = new WeakMap(); // figures as they came, to dress them anew
@@ -55,6 +66,8 @@ function paint(plot) {
   const { data, layout } = dressed(JSON.parse(fetched.get(plot)), plot.clientWidth < 600);
   if (!plot.classList.contains("drawn")) plot.replaceChildren();
   plot.classList.add("drawn");
+  plot.style.height = layout.height ? `${layout.height}px` : ""; // of a figure with many rows
+  delete layout.height;
   Plotly.react(plot, data, layout, { responsive: true, displaylogo: false });
   if (plot.dataset.point && !plot.dataset.listens) {
     plot.dataset.listens = "yes";
