@@ -34,7 +34,7 @@ from visage_core.policy import Policy, PolicyError, parse_policy
 from visage_core.prompts import load_prompts
 from visage_core.questions import load_questions
 from visage_core.readings import samples_of
-from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, ResourcesSpec, SpecError, TextSpec
+from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, SpecError, TextSpec
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
 MOST_CHARACTERS = 10_000_000
@@ -222,8 +222,7 @@ class Service:
                 f"{spec.engine.kv_cache_gib}, and this service gives {self.settings.kv_cache_gib} at most",
                 "Use less",
             )
-        resources = ResourcesSpec(workers=self.settings.workers, cores=self.settings.cores)
-        return spec.model_copy(update={"resources": resources})
+        return spec.model_copy(update={"resources": self.settings.resources})
 
     def _prompt_tokens(self, spec: LandscapeSpec, points: int) -> int | None:
         """The tokens of all prompts at all points, and everything else checked that can be checked here;

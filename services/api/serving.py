@@ -36,7 +36,6 @@ from services.sweep.cluster import ClusterError, cluster, this_node, worker_reso
 from services.sweep.engines import Engines
 from services.sweep.worker import Worker
 from visage_core.errors import InputError
-from visage_core.spec import ResourcesSpec
 
 APP = "visage"
 RUNNER = "Runner"
@@ -57,8 +56,7 @@ class RunnerDeployment:
     def __init__(self, settings: Settings, worker: type) -> None:
         log_to(settings.data / "logs" / "runner.jsonl")
         service = Service(settings)
-        resources = ResourcesSpec(workers=settings.workers, cores=settings.cores, gpu=settings.gpu)
-        share = worker_resources(resources, settings.tensor_parallel)
+        share = worker_resources(settings.resources, settings.tensor_parallel)
         engines = Engines(settings.workers, share, worker)
         self._runner = Runner(
             service.jobs,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.jobs.limits import Limits
 from visage_core.paths import cache_dir
+from visage_core.spec import ResourcesSpec
 
 
 def data_folder() -> Path:
@@ -68,6 +69,11 @@ class Settings(BaseModel):
     local_limits: Limits = Field(default=Limits(), description="Limits where no key is needed.")
     private_webhooks: bool = Field(default=False, description="Webhooks may go to private addresses.")
     body_bytes: int = Field(default=2**20, ge=1024, description="Largest request.")
+
+    @property
+    def resources(self) -> ResourcesSpec:
+        """What its workers have."""
+        return ResourcesSpec(workers=self.workers, cores=self.cores, gpu=self.gpu)
 
     @property
     def database(self) -> str:
