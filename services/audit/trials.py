@@ -51,6 +51,7 @@ class Trial:
     name: str
     priority: int
     owner: str
+    trace: str | None
 
     def __call__(self, config: dict[str, Any]) -> None:
         """Report each look. Where the checkpoint cannot be measured, write why."""
@@ -91,6 +92,7 @@ class Trial:
             priority=self.priority,
             owner=self.owner,
             order=number,
+            trace=self.trace,
         )
         for look in gate:
             lost = None
