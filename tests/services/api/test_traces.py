@@ -14,10 +14,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from services import traces
+from services.bench.fakes import fake_measurement
 from services.sweep.coordinator import Coordinator
 from services.sweep.schedule import Shard
 from tests.services.api.conftest import Api
-from tests.services.fakes import fake_measurement, fake_plan
+from tests.services.fakes import fake_plan
 
 TRACE = "a" * 32
 CLIENT = {"traceparent": f"00-{TRACE}-{'b' * 16}-01"}
