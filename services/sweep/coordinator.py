@@ -121,6 +121,7 @@ class Coordinator:
         is at work in it, or where it holds another job, and InputError where a judge cannot be asked."""
         self._late_judges = LateJudges(self._plan, self._judge_models)
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
+        await asyncio.to_thread(self._results.tidy)
         plan, table = self._plan, await asyncio.to_thread(self._results.points)
         done = set()
         for row in table.to_pylist():
