@@ -34,7 +34,6 @@ from services.client import Client
 from services.demo.model import demo_model
 from services.jobs.states import OVER, Kind, State
 from services.sweep.plan import versions
-from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.results import PLACE, Results
 from visage_core.spec import parse_spec
@@ -67,10 +66,6 @@ MEMORY_GROWTH, FILES_GROWTH = 100, 100
 Durable = dict[tuple[Any, ...], datetime]
 
 
-class SoakError(InputError):
-    """A service that does not come to an end, or to its work."""
-
-
 @dataclass
 class Asked:
     """A job that was submitted. `points` is how many a landscape has; `cancelled` is the state that the
@@ -94,6 +89,7 @@ class Soak:
     jobs: list[Asked] = field(default_factory=list)
     durable: Durable = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
+    faults: int = 0  # times that the service did not stop, end or work on
 
     def storm(self, kills: Iterable[tuple[str, ...]]) -> None:
         """Kill one part of the service after another."""
@@ -123,6 +119,14 @@ class Soak:
         _until(lambda: all(job.state in OVER for job in self._all().values()), END_SECONDS)
         _until(lambda: not self._left_actors(), LINGER_SECONDS)
         return self._left_actors()
+
+    def stop(self) -> None:
+        """Stop the service in an orderly way."""
+        try:
+            if (status := self.service.stop()) != 0:
+                self._fault(f"its stop ended with {status}")
+        except subprocess.TimeoutExpired:
+            self._fault("it does not stop")
 
     def wrong_jobs(self) -> int:
         """How many jobs are lost, there without having been asked for, or in a state that they should not be
@@ -193,8 +197,11 @@ class Soak:
         def done() -> int:
             return sum(job.done for job in self._all().values())
 
-        before = done()
+        before, deadline = done(), time.monotonic() + END_SECONDS
         while not _until(lambda: done() >= before + POINTS_BETWEEN, LOOK_SECONDS):
+            if time.monotonic() > deadline:
+                self._fault("no points for minutes")
+                break
             self._ask()
         time.sleep(self.chance.uniform(0, 2))
 
@@ -204,8 +211,7 @@ class Soak:
         service = self.service
         assert service.process is not None
         if names == STOP:
-            if (status := service.stop()) != 0:
-                raise SoakError("service", f"an orderly stop ended with {status}", "See its logs")
+            self.stop()
             service.start()
             return
         victims = [victim for name in names for victim in self._victims(name)]
@@ -214,9 +220,11 @@ class Soak:
                 victim.kill()
         if not set(names) <= {WORKER, API, RUNNER}:
             try:
-                service.process.wait(120)
+                service.process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
-                raise SoakError("service", f"it goes on without {names}", "See its logs") from None
+                self._fault("it does not end without Ray")
+                service.process.kill()
+                service.process.wait()
             service.start()
 
     def _victims(self, name: str) -> list[psutil.Process]:
@@ -227,6 +235,10 @@ class Soak:
             return self.service.processes(name)
         found = [one for one in self.service.processes("ray::") if command_of(one).startswith(RAYS_OWN)]
         return [self.chance.choice(found)] if found else []
+
+    def _fault(self, what: str) -> None:
+        tell(f"the service: {what}")
+        self.faults += 1
 
     def _all(self) -> dict[str, Any]:
         with Client(self.service.url, patience=END_SECONDS) as client:
@@ -269,7 +281,7 @@ def soak(
                 uses = asked.calm(calm_seconds)
                 actors = asked.end()
                 wrong_jobs, wrong_points = asked.wrong_jobs(), asked.wrong_points()
-                status = service.stop()
+                asked.stop()
                 _until(lambda: not marked(MARK, mark), LINGER_SECONDS)
                 leaked = [command_of(process) for process in marked(MARK, mark)]
         finally:
@@ -284,7 +296,7 @@ def soak(
         Figure("jobs lost, doubled, or in a wrong state", wrong_jobs, "", 0),
         Figure("points lost, doubled, or measured again", wrong_points, "", 0),
         Figure("actors left without a job", len(actors), "", 0),
-        Figure("exit status of the orderly stop", status, "", 0),
+        Figure("times that it did not stop, end or work on", asked.faults, "", 0),
         Figure("processes left after it", len(leaked), "", 0),
         Figure("files left unfinished", len(partial), "", 0),
         Figure("files left in shared memory", len(left), "", 0),
