@@ -18,7 +18,7 @@ from visage_core.results import UNFINISHED
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is looked at
 # Actors that a service has as long as it runs; of all others there are none once its jobs are over.
-LASTING = ("Pool", "FileServer", "Serve", "ProxyActor", "HAProxyManager", "ProxyFallback")
+LASTING = ("Pool", "FileServer", "Serve", "Proxy", "HAProxy", "DashboardAgent", "RuntimeEnvAgent")
 ACTOR = re.compile(r"ray::(?!IDLE)(\w+)")
 MIB = 2**20
 
