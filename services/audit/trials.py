@@ -196,7 +196,7 @@ def run_trials(
     if listener.cancelled():
         _withdraw(trial)
     failed = {one: error for one, error in found if error is not None}
-    if not failed:
+    if not failed or listener.cancelled():
         shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
     return failed
 

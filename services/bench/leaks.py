@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from services.bench.served import Served, command_of
-from visage_core.results import UNFINISHED
+from services.jobs.storage import LOCK
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is looked at
 # Actors that a service has as long as it runs; of all others there are none once its jobs are over.
@@ -77,6 +77,5 @@ def shared_memory() -> set[str]:
 
 
 def unfinished(data: Path) -> list[Path]:
-    """Files and folders in a data folder that somebody began and did not finish."""
-    names = (".merged-parts", ".tune")
-    return [path for path in data.rglob("*") if UNFINISHED.fullmatch(path.name) or path.name in names]
+    """Files and folders in a data folder that somebody began and did not finish: their names say so."""
+    return [path for path in data.rglob(".*") if path.name != LOCK]

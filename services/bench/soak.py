@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -53,6 +53,7 @@ STOP: tuple[str, ...] = ()  # the orderly end
 # What is killed together.
 KILLS = ((WORKER,), (API,), (RUNNER,), (API, RUNNER), (HEAD,), (NODE,), (SERVICE,), STOP)
 EVERYTHING = (SERVICE, HEAD, NODE, API, RUNNER)
+KINDS = (Kind.LANDSCAPE,) * 8 + (Kind.GATE, Kind.AUDIT)
 MARK = "VISAGE_SOAK"
 UNFINISHED_JOBS = 6
 CALM_SHARE = 0.4
@@ -85,6 +86,7 @@ class Soak:
     data: Path
     models: list[Path]
     chance: random.Random
+    kinds: Sequence[Kind]
     workers: int
     jobs: list[Asked] = field(default_factory=list)
     durable: Durable = field(default_factory=dict)
@@ -171,7 +173,7 @@ class Soak:
 
     def _submit(self, client: Client) -> Asked:
         chance = self.chance
-        kind = chance.choices(list(Kind), [8, 1, 1])[0]
+        kind = chance.choice(self.kinds)
         priority = chance.randint(-2, 2)
         size = {Kind.LANDSCAPE: (11, 41, 161), Kind.GATE: (11, 31), Kind.AUDIT: (5, 11)}[kind]
         landscape = {
@@ -212,7 +214,7 @@ class Soak:
         assert service.process is not None
         if names == STOP:
             self.stop()
-            service.start()
+            self._start()
             return
         victims = [victim for name in names for victim in self._victims(name)]
         for victim in victims:
@@ -225,7 +227,7 @@ class Soak:
                 self._fault("it does not end without Ray")
                 service.process.kill()
                 service.process.wait()
-            service.start()
+            self._start()
 
     def _victims(self, name: str) -> list[psutil.Process]:
         if name == SERVICE:
@@ -235,6 +237,10 @@ class Soak:
             return self.service.processes(name)
         found = [one for one in self.service.processes("ray::") if command_of(one).startswith(RAYS_OWN)]
         return [self.chance.choice(found)] if found else []
+
+    def _start(self) -> None:
+        self.service.start()
+        tell("it is there again")
 
     def _fault(self, what: str) -> None:
         tell(f"the service: {what}")
@@ -259,6 +265,7 @@ def soak(
     kills: Iterable[tuple[str, ...]],
     seed: int,
     *,
+    kinds: Sequence[Kind] = KINDS,
     calm_seconds: float = 0,
     real: bool = False,
     database_url: str | None = None,
@@ -273,13 +280,15 @@ def soak(
         if database_url is not None:
             environment["DATABASE_URL"] = database_url
         service = (_real if real else _fake)(data, models[0].parent, environment)
-        asked = Soak(service, data, models, random.Random(seed), 1 if real else WORKERS)
+        asked = Soak(service, data, models, random.Random(seed), kinds, 1 if real else WORKERS)
         begin = time.monotonic()
         try:
             with service.running():
                 asked.storm(kills)
                 uses = asked.calm(calm_seconds)
+                tell("it has no more to do than what it was asked for")
                 actors = asked.end()
+                tell("all jobs are over")
                 wrong_jobs, wrong_points = asked.wrong_jobs(), asked.wrong_points()
                 asked.stop()
                 _until(lambda: not marked(MARK, mark), LINGER_SECONDS)

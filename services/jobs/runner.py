@@ -147,6 +147,7 @@ class Runner:
             if job not in self._drivers:  # its end could not be noted
                 self._jobs.put_back(job, self.id, blameless=True)
         for job in self._jobs.recover():
+            self._storage.tidy(job)
             log.info("recovered", job=job)
         if time.monotonic() >= self._paused_until:
             self._take()
