@@ -266,10 +266,14 @@ class Results:
         shutil.rmtree(self._merged_parts)
 
     def settle(self) -> None:
-        """Merge, and remove what killed processes left: for a folder into which nobody measures any more."""
+        """Merge, and tidy up: for a folder into which nobody measures any more."""
         self.merge()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what killed processes left, in a folder into which nobody else writes."""
         shutil.rmtree(self._merged_parts, ignore_errors=True)
-        for path in self.folder.iterdir():
+        for path in [*self.folder.glob(".*"), *self._parts.glob(".*")]:
             if UNFINISHED.fullmatch(path.name) and path.is_file():
                 path.unlink()
 

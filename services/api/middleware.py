@@ -1,10 +1,11 @@
-"""What happens to every request: an id, a limit on its size, a line in the log, and a count."""
+"""What happens to every request: an id, a limit on its size, a line in the log, a count, and a span."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import structlog
@@ -12,8 +13,10 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services import traces
 from services.api.problems import problem
 
+READS = ("GET", "HEAD")
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 log = structlog.get_logger("visage.api")
 
@@ -36,8 +39,13 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        # Reads are many, and say little.
+        with nullcontext() if scope["method"] in READS else traces.request(headers):
+            await self._answer(scope, receive, send, headers.get("x-request-id", ""))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, given: str) -> None:
         begin = time.perf_counter()
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
@@ -91,8 +99,16 @@ class Requests:
         route: Any = scope.get("route")
         path = getattr(route, "path", "")
         self._seconds.labels(scope["method"], path, status).observe(seconds)
-        # Reads that succeed are many, and say little.
-        tell = log.debug if scope["method"] in ("GET", "HEAD") and status < 400 else log.info
+        traces.note(
+            {
+                "http.request.method": scope["method"],
+                "http.route": path,
+                "http.response.status_code": status,
+                "visage.request": scope["state"]["request_id"],
+            },
+            name=f"{scope['method']} {path}",
+        )
+        tell = log.debug if scope["method"] in READS and status < 400 else log.info
         tell(
             "request",
             method=scope["method"],

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from services import traces
 from services.api.problems import ForbiddenError
 from services.api.schemas import (
     AuditRequest,
@@ -185,8 +186,11 @@ class Service:
             webhook=sent["webhook"],
             idempotency_key=key,
             request=sent,
+            traceparent=traces.here(),
         )
-        return self.jobs.submit(submission, caller.limits)
+        row, new = self.jobs.submit(submission, caller.limits)
+        traces.note({"visage.job": row.id})
+        return row, new
 
     def remove(self, job: str, owner: str | None, kind: Kind) -> None:
         """Remove a job that is over, with its results. Raises NoSuchJobError and NotOverError."""

@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
+from services import traces
 from services.api import haproxy
 from services.api.app import make_app
 from services.api.logs import log_to
@@ -119,8 +120,9 @@ def serve_here(
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once jobs are taken. Raises InputError where it
     cannot begin or the cluster is lost."""
-    # Before Ray starts: a database that cannot be used is told at once.
+    # Before Ray starts: a database that cannot be used is told at once, and so are traces that cannot go out.
     Service(settings).jobs.counts()
+    traces.provider()
     over = threading.Event()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if address == "local":

@@ -55,8 +55,8 @@ class Audit:
     than there are workers unless given. The same audit goes on after whatever ended it.
 
     It starts engines of its own at `address`, or works on `engines` that others use too. There `name` is its
-    own, and `resolve`, `priority` and `owner` are as in services.gate.gate.Gate. `told` hears of each
-    checkpoint that is done with, and from time to time.
+    own, and `resolve`, `priority`, `owner` and `trace` are as in services.gate.gate.Gate. `told` hears of
+    each checkpoint that is done with, and from time to time.
     """
 
     policy: Policy
@@ -70,6 +70,7 @@ class Audit:
     name: str = "audit"
     priority: int = 0
     owner: str = ""
+    trace: str | None = None
     _run: Run | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -201,6 +202,7 @@ class Audit:
                 name=f"{self.name}-{BASELINE}-{look}",
                 priority=self.priority,
                 owner=self.owner,
+                trace=self.trace,
             )
             for progress in self._run:
                 if self._cancelled.is_set() and progress.state == WORKING:
@@ -227,6 +229,7 @@ class Audit:
                 self.name,
                 self.priority,
                 self.owner,
+                self.trace,
             )
             failed = run_trials(trial, left, self._concurrent, listener)
             self._require_going()

@@ -51,6 +51,7 @@ class Trial:
     name: str
     priority: int
     owner: str
+    trace: str | None
 
     def __call__(self, config: dict[str, Any]) -> None:
         """Report each look. Where the checkpoint cannot be measured, write why."""
@@ -91,6 +92,7 @@ class Trial:
             priority=self.priority,
             owner=self.owner,
             order=number,
+            trace=self.trace,
         )
         for look in gate:
             lost = None
@@ -194,7 +196,7 @@ def run_trials(
     if listener.cancelled():
         _withdraw(trial)
     failed = {one: error for one, error in found if error is not None}
-    if not failed:
+    if not failed or listener.cancelled():
         shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
     return failed
 

@@ -81,6 +81,12 @@ def _pages() -> Report:
     return bench_pages()
 
 
+def _soak(**options: Any) -> Report:
+    from services.bench.soak import bench_soak
+
+    return bench_soak(**options)
+
+
 def _gate() -> Report:
     from services.bench.gate import bench_gate
 
@@ -88,7 +94,7 @@ def _gate() -> Report:
 
 
 # Imported where they are run: each brings Ray, torch or vLLM.
-BENCHMARKS: dict[str, Callable[[], Report]] = {
+BENCHMARKS: dict[str, Callable[..., Report]] = {
     "engine": _engine,
     "scaling": _scaling,
     "scheduler": _scheduler,
@@ -96,4 +102,5 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "judges": _judges,
     "pages": _pages,
     "gate": _gate,
+    "soak": _soak,
 }

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from services.api.haproxy import end_with_parent
 from services.api.settings import sqlite_url
 from services.bench import Figure, Report
+from services.bench.served import visage_serve
 from services.client import Client
 from services.demo.model import demo_model
 from services.jobs.database import open_database
@@ -48,9 +44,10 @@ def bench_api() -> Report:
     with tempfile.TemporaryDirectory() as folder:
         limits = Limits(jobs=2 * QUEUED)
         _, key = Keys(open_database(sqlite_url(Path(folder)))).create("bench", [Scope.ADMIN], limits)
-        with service(Path(folder), model.parent, key) as url:
+        service = visage_serve(Path(folder), model.parent)
+        with service.running():
             os.nice(19)  # the clients stand for other machines: what is left of these cores is theirs
-            return asyncio.run(_measure(url, model, key))
+            return asyncio.run(_measure(service.url, model, key))
 
 
 async def _measure(url: str, model: Path, key: str) -> Report:
@@ -165,28 +162,3 @@ def _all_jobs(client: Client) -> Iterator[Any]:
         cursor = page.next
         if cursor is None:
             return
-
-
-@contextmanager
-def service(data: Path, root: Path, key: str) -> Iterator[str]:
-    """`visage serve` on a free port, with models below a folder; gives its URL."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    visage = str(Path(sys.executable).with_name("visage"))
-    command = [visage, "serve", "--data", str(data), "--port", str(port), "--root", str(root)]
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - no thread is there yet
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        with Client(url, key) as client:
-            client.page()  # tries again until it is there
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(120)

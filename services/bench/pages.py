@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from services.api.settings import sqlite_url
 from services.bench import Figure, Report
-from services.bench.api import service
+from services.bench.served import visage_serve
 from services.jobs.database import now, open_database
 from services.jobs.keys import Keys, Scope
 from services.jobs.states import Kind, State
@@ -55,8 +55,9 @@ def bench_pages() -> Report:
         _write_plane(data / "jobs" / PLANE, spec)
         _write_jobs(engine, spec, row.id)
         engine.dispose()
-        with service(data, data, key) as url:
-            seen = _visit(browser, url, key)
+        service = visage_serve(data, data)
+        with service.running():
+            seen = _visit(browser, service.url, key)
     figures = [
         Figure(f"first paint, list of {JOBS:,} jobs", max(seen["jobs"]), "s", 2),
         Figure(f"first paint, plane of {SIDE} × {SIDE} points", max(seen["plane"]), "s", 2),

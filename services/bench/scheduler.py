@@ -12,11 +12,9 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from services.bench import Figure, Report
+from services.bench.fakes import FakeWorker
 from services.sweep.cluster import cluster, this_node, worker_resources
 from services.sweep.coordinator import Coordinator
 from services.sweep.engines import Engines
@@ -24,7 +22,6 @@ from services.sweep.nodes import Folder
 from services.sweep.plan import Plan, versions
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
-from services.sweep.worker import Place
 from visage_core.judges import keyword_judge
 from visage_core.prompts import PromptSet
 from visage_core.queries import Request
@@ -86,25 +83,6 @@ async def _feed_fake_workers(folder: Path) -> tuple[float, int, float, float]:
     return POINTS / seconds, POINTS, growth, longest
 
 
-class FakeWorker:
-    """Answers as `services.sweep.worker.Worker` does, at once and from nothing."""
-
-    def place(self) -> Place:
-        return Place(ray.get_runtime_context().get_node_id(), (0,))
-
-    def cancel(self, name: str) -> None:
-        pass
-
-    def rest(self) -> None:
-        pass
-
-    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
-        pass
-
-    def measure(self, name: str, shard: Shard) -> Measurement:  # noqa: ARG002
-        return _answer(shard, Response("", 16, "verdict", 40), shard.end - shard.begin)
-
-
 def _points_a_second_through_ray() -> float:
     """From the first point to the last: before it, workers start."""
     with tempfile.TemporaryDirectory() as folder, cluster("local"):
@@ -142,4 +120,5 @@ def _plan(points: int, workers: int) -> Plan:
     prompts = PromptSet("fake", tuple(f"prompt {number}" for number in range(PROMPTS)))
     folder = Folder("/nowhere", "0" * 64, ())
     keywords = {0: keyword_judge("keyword-paper", "paper")}
-    return Plan(spec, folder, {}, [prompts], [Request([0])] * PROMPTS, keywords, {}, {}, "fake")
+    inputs = {"seconds": 0.0}
+    return Plan(spec, folder, {}, [prompts], [Request([0])] * PROMPTS, keywords, {}, inputs, "fake")

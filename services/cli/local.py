@@ -355,15 +355,33 @@ def reproduce(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="engine, scaling, scheduler, api, judges, gate or pages.")],
+    name: Annotated[
+        str, typer.Argument(help="engine, scaling, scheduler, api, judges, gate, pages or soak.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=1, help="Of soak: how long the service is at work; 10 unless given.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of soak: which kills and jobs come when; it prints the seed.")
+    ] = None,
+    real: Annotated[
+        bool | None, typer.Option("--real", help="Of soak: a real engine in place of fake workers.")
+    ] = None,
 ) -> None:
     """Measure visage itself, beside the bounds that it should keep; status 1 where one is missed."""
     from services.bench import BENCHMARKS
 
     if name not in BENCHMARKS:
         raise SpecError("bench", f"there is no benchmark {name!r}", f"Use one of {', '.join(BENCHMARKS)}")
-    report = BENCHMARKS[name]()
+    options = {
+        option: value
+        for option, value in {"minutes": minutes, "seed": seed, "real": real}.items()
+        if value is not None
+    }
+    if options and name != "soak":
+        raise SpecError(next(iter(options)), f"the benchmark {name} has no such option", "Leave it out")
+    report = BENCHMARKS[name](**options)
     show.benchmark(report, as_json)
     raise typer.Exit(0 if report.ok else FAILED)
 

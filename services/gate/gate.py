@@ -64,6 +64,7 @@ class Gate:
     priority: int = 0
     owner: str = ""
     order: int = 0
+    trace: str | None = None
     _run: Run | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -120,6 +121,7 @@ class Gate:
             priority=self.priority,
             owner=self.owner,
             order=self.order,
+            trace=self.trace,
         )
         looked = which != MODEL
         for progress in run:

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, stop_after_delay, wait_exponential
 
+from services import traces
 from services.audit.audit import Audit, AuditCancelled
 from services.gate.evidence import BASELINE, MODEL
 from services.gate.gate import Gate, conclude
@@ -61,6 +62,7 @@ class _Driver:
     row: JobRow
     thread: threading.Thread
     run: Run | Gate | Audit | None = None
+    trace: str | None = None  # of its span
     cancelled: threading.Event = field(default_factory=threading.Event)
     asked: bool = False  # by somebody who wants it cancelled; else it goes on later
 
@@ -119,6 +121,7 @@ class Runner:
                 self._jobs.beat(self.id, [])
             time.sleep(TICK_SECONDS)
         self._engines.close()
+        traces.flush()
 
     def _end_all(self) -> None:
         for driver in list(self._drivers.values()):
@@ -144,6 +147,7 @@ class Runner:
             if job not in self._drivers:  # its end could not be noted
                 self._jobs.put_back(job, self.id, blameless=True)
         for job in self._jobs.recover():
+            self._storage.tidy(job)
             log.info("recovered", job=job)
         if time.monotonic() >= self._paused_until:
             self._take()
@@ -175,8 +179,22 @@ class Runner:
         return workers
 
     def _drive(self, row: JobRow) -> None:
-        """Run a job to its end, and note that."""
+        """Run a job to its end, and note that, in the job's trace."""
         driver = self._drivers[row.id]
+        about: traces.Attributes = {
+            "visage.job": row.id,
+            "visage.kind": row.kind,
+            "visage.starts": row.starts,
+        }
+        with traces.span("job", row.traceparent, about) as span:
+            driver.trace = traces.here(span)
+            state = self._ended(row, driver)
+            span.set_attribute("visage.state", state)
+            if state == State.FAILED:
+                traces.failed(span, state)
+
+    def _ended(self, row: JobRow, driver: _Driver) -> str:
+        """Run a job to its end, and note that; gives its state then."""
         log.info("started", job=row.id, model=row.model, owner=row.owner, starts=row.starts)
         error: InputError | None = None
         blameless = True
@@ -211,6 +229,7 @@ class Runner:
         finally:
             self._storage.forget(row.id)
             del self._drivers[row.id]
+        return state or "put back"
 
     def _measure(self, row: JobRow, driver: _Driver) -> State | None:
         """Measure what is left of a job; gives the state in which that leaves it, None where it is to go
@@ -238,6 +257,7 @@ class Runner:
             name=row.id,
             priority=row.priority,
             owner=row.owner,
+            trace=driver.trace,
         )
         if driver.cancelled.is_set():
             return None
@@ -272,6 +292,7 @@ class Runner:
             name=row.id,
             priority=row.priority,
             owner=row.owner,
+            trace=driver.trace,
         )
         if driver.cancelled.is_set():
             return None
@@ -308,6 +329,7 @@ class Runner:
             name=row.id,
             priority=row.priority,
             owner=row.owner,
+            trace=driver.trace,
         )
         if driver.cancelled.is_set():
             return None

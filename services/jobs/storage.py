@@ -16,6 +16,7 @@ from visage_core.errors import InputError
 from visage_core.results import PLACE
 
 POINTS, PARTS = "points.parquet", "parts"
+LOCK = ".lock"
 _SOON: dict[str, Any] = {"stop": stop_after_attempt(5), "wait": wait_fixed(0.1), "reraise": True}
 
 
@@ -112,6 +113,14 @@ class Storage:
         for name in stored.keys() - files.keys():
             if str(_results_of(name) / POINTS) in files:
                 system.delete_file(self._there(job, name))
+
+    def tidy(self, job: str) -> None:
+        """Remove what killed processes left unfinished of a job, at which nobody is."""
+        for path in sorted((self._folder / job).rglob(".*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
 
     def forget(self, job: str) -> None:
         """A job is over here: nothing more will be kept of it."""

@@ -67,6 +67,7 @@ class Submission:
     idempotency_key: str | None = None
     request: dict[str, Any] | None = None
     kind: Kind = Kind.LANDSCAPE
+    traceparent: str | None = None
 
     @property
     def asked(self) -> str:
@@ -127,6 +128,7 @@ class Jobs:
             done=0,
             idempotency_key=submission.idempotency_key,
             request_digest=submission.digest(),
+            traceparent=submission.traceparent,
             created_at=now(),
             starts=0,
             webhook=submission.webhook,

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from opentelemetry.trace import Span
 
+from services import traces
 from services.sweep import meters
 from services.sweep.judging import JudgeActor, LateJudges
 from services.sweep.plan import Plan
@@ -65,7 +67,8 @@ class Coordinator:
 
     `stop_when` ends the job early once the 95 % interval of its running VISAGE is narrower. Without `report`
     the points stay as they came; without `folder` they lie in the cache of its machine, for a process on
-    another one to fetch them. `judges` are the actors of judges that are models.
+    another one to fetch them. `judges` are the actors of judges that are models; `trace` is the
+    traceparent for its points.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Coordinator:
         stop_when: float | None = None,
         report: bool = True,
         judges: dict[int, list[JudgeActor]] | None = None,
+        trace: str | None = None,
     ) -> None:
         self._plan = plan
         # Ray's client lets a dead process' actors live for half a minute.
@@ -87,6 +91,7 @@ class Coordinator:
         self._being_judged = 0
         self._stop_when = stop_when
         self._report = report
+        self._trace = trace
         self._sizes = [len(part.prompts) for part in plan.prompts]
         keep = plan.spec.keep_responses
         self._kept_prompts = [part.prompts for part in plan.prompts] if keep else None
@@ -116,6 +121,7 @@ class Coordinator:
         is at work in it, or where it holds another job, and InputError where a judge cannot be asked."""
         self._late_judges = LateJudges(self._plan, self._judge_models)
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
+        await asyncio.to_thread(self._results.tidy)
         plan, table = self._plan, await asyncio.to_thread(self._results.points)
         done = set()
         for row in table.to_pylist():
@@ -154,29 +160,38 @@ class Coordinator:
         self._worker_seconds += (
             measurement.move_seconds + measurement.generate_seconds + measurement.judge_seconds
         )
-        if pieces is not None:
-            results = by_prompt_set(pieces, self._sizes)
-            if self._late_judges:
-                self._being_judged += 1
-                try:
-                    results = await self._late_judges.judge(results)
-                except InputError as error:
-                    await self.abort(error)
-                finally:
-                    self._being_judged -= 1
-                if self._finishing is not None:
-                    return  # the job was ended meanwhile, and the point is measured again
-            # Before it waits for the disk: nobody may find the job over meanwhile.
-            self._take_note(shard.point, results)
-            await self._write(results)
-            self._done += 1
-            self._measured += 1
-            if self._has_visage:
-                self._verdicts[shard.point] = results[0].by_prompt(self._plan.spec).astype(np.float16)
-            rate = self._rates[0][shard.point] if is_safety(self._plan.spec.prompts[0]) else None
-            self._latest = (shard.point, rate)
-            meters.points.inc()
+        with meters.span(self._trace, measurement) as span:
+            if pieces is not None and not await self._keep(shard.point, pieces, span):
+                return
         await self._settle()
+
+    async def _keep(self, point: Point, pieces: list[Measurement], span: Span) -> bool:
+        """Have a whole point judged and written; False where the job was ended meanwhile, and the point is
+        measured again."""
+        results = by_prompt_set(pieces, self._sizes)
+        if self._late_judges:
+            self._being_judged += 1
+            try:
+                with traces.span("late judges", span):
+                    results = await self._late_judges.judge(results)
+            except InputError as error:
+                await self.abort(error)
+            finally:
+                self._being_judged -= 1
+            if self._finishing is not None:
+                return False
+        # Before it waits for the disk: nobody may find the job over meanwhile.
+        self._take_note(point, results)
+        with traces.span("write", span):
+            await self._write(results)
+        self._done += 1
+        self._measured += 1
+        if self._has_visage:
+            self._verdicts[point] = results[0].by_prompt(self._plan.spec).astype(np.float16)
+        rate = self._rates[0][point] if is_safety(self._plan.spec.prompts[0]) else None
+        self._latest = (point, rate)
+        meters.points.inc()
+        return True
 
     async def lost(
         self, shard: Shard, reason: str, *, blamed: bool, suspect: bool = False, smaller_batch: bool = False
@@ -353,6 +368,7 @@ class Coordinator:
             except Exception as error:
                 self._error = _disk_error(self._results.folder, error)
                 state = FAILED
+        await asyncio.to_thread(traces.flush)  # the actor is killed once it is over
         self._lease.release()
         self._state = state
         self._revision += 1

@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from services import traces
 from services.sweep import meters
 from services.sweep.schedule import Shard
 from services.sweep.worker import CONCURRENCY, OutOfMemoryError, Place, Worker
@@ -52,6 +53,7 @@ class Job:
     priority: int = 0
     owner: str = ""
     order: int = 0
+    trace: str | None = None
     failed_starts: int = 0
 
 
@@ -259,7 +261,8 @@ class Pool:
                 return
             starts = seat.engine_key is None
             try:
-                found = await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
+                with traces.span("start engine" if starts else "prepare", job.trace):
+                    found = await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 known = isinstance(cause, InputError)

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from services import traces
 from services.sweep.cluster import cluster, on_this_node, this_node, worker_resources
 from services.sweep.coordinator import (
     LEASE_SECONDS,
@@ -42,6 +43,7 @@ class Run:
     With `outside`, that process is on a machine that is not of the cluster (Ray's client): its files go
     there, and finished points come from there into `out`. Several runs may share `engines`, under names of
     their own; `priority` and `owner` then decide whose turn it is, and `order` among those of an owner.
+    `trace` is the traceparent of what the landscape is a part of.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class Run:
     priority: int = 0
     owner: str = ""
     order: int = 0
+    trace: str | None = None
     _lives: int = LIVES
     _coordinator: Any = None
     _served_by: tuple[Any, Any] | None = None
@@ -62,17 +65,21 @@ class Run:
         ended. Raises InputError where the job cannot be measured."""
         self._plan_ref = None if self.outside else ray.put(self.plan)
         lease = None
+        about = {"visage.landscape": self.name, "visage.model": self.plan.spec.model}
         try:
-            if self.outside:
-                lease = lease_of(self.out)
-                claim(Results(self.out), self.plan, lease, LEASE_SECONDS)
-            yield from self._watch()
-            if self.outside:
-                self._take_over()
+            with traces.span("landscape", self.trace, about) as span:
+                self._span = traces.here(span)
+                if self.outside:
+                    lease = lease_of(self.out)
+                    claim(Results(self.out), self.plan, lease, LEASE_SECONDS)
+                yield from self._watch()
+                if self.outside:
+                    self._take_over()
         finally:
             if lease is not None:
                 lease.release()
             self._leave()
+            traces.flush()  # this process may be one that is killed next
 
     def _watch(self) -> Iterator[Progress]:
         self._seen, done = -1, 0
@@ -128,7 +135,7 @@ class Run:
             anew = True
             folder = None if self.outside else self.out
             actor = on_this_node(Coordinator).remote(
-                self.plan, folder, self.stop_when, not self.outside, judges
+                self.plan, folder, self.stop_when, not self.outside, judges, self._span
             )
             if self.outside:
                 ray.get(actor.receive.remote(Results(self.out).parts()))
@@ -149,6 +156,7 @@ class Run:
             priority=self.priority,
             owner=self.owner,
             order=self.order,
+            trace=self._span,
         )
         ray.get(self._coordinator.reclaim.remote())
         ray.get(pool.submit.remote(job))

@@ -1,34 +1,25 @@
-"""A fake worker, named as one: for tests that need more workers, or more deaths, than real engines allow."""
+"""Fake workers that fail where a test wants it, and plans for them."""
 
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from services.bench.fakes import FakeWorker as PlainFakeWorker
 from services.sweep.nodes import Folder
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
-from services.sweep.worker import EngineStartError, OutOfMemoryError, Place
+from services.sweep.worker import EngineStartError, OutOfMemoryError
 from visage_core.checkpoints import Checkpoint
-from visage_core.grid import Point
 from visage_core.judges import keyword_judge
 from visage_core.prompts import PromptSet
 from visage_core.queries import Request
-from visage_core.results import Measurement, Response
+from visage_core.results import Measurement
 from visage_core.spec import parse_spec
-
-SECONDS = float(os.environ.get("VISAGE_FAKE_SECONDS", "0.02"))
-
-
-def fake_verdict(point: Point, prompt: int) -> bool:
-    """Complied or not, as a function of the place alone: complied with ever more the farther off."""
-    away = max(abs(point.alpha), abs(point.beta))
-    return (prompt * 37 + 11 * (point.seed or 0)) % 100 < 200 * away
 
 
 def fake_plan(prompts: int = 20, systems: tuple[str, ...] = ("default",), **spec: object) -> Plan:
@@ -61,29 +52,16 @@ def other_engine(plan: Plan) -> Plan:
     return replace(plan, engine_key="other")
 
 
-class FakeWorker:
-    """Answers as `services.sweep.worker.Worker` does, at once and from nothing.
+class FakeWorker(PlainFakeWorker):
+    """A fake that fails where it is told to.
 
-    `sabotage` in a plan's inputs tells it where to fail: {"kill": alpha}, {"raise": alpha} or
-    {"memory": alpha}, at every visit, or with "once": a file, only until that file is there. `no_start`
-    keeps it from starting: "ever", "crash" or "death", or a file until that is there.
+    `sabotage` in a plan's inputs tells where: {"kill": alpha}, {"raise": alpha} or {"memory": alpha}, at
+    every visit, or with "once": a file, only until that file is there. `no_start` keeps it from starting:
+    "ever", "crash" or "death", or a file until that is there.
     """
-
-    def __init__(self) -> None:
-        self._plans: dict[str, Plan] = {}
-        self._cancelled: set[str] = set()
-
-    @ray.method(concurrency_group="control")
-    def place(self) -> Place:
-        return Place(ray.get_runtime_context().get_node_id(), (0, 1))
-
-    @ray.method(concurrency_group="control")
-    def cancel(self, name: str) -> None:
-        self._cancelled.add(name)
 
     @ray.method(concurrency_group="engine")
     def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
-        self._cancelled.discard(name)
         once = plan.inputs.get("no_start", "")
         if once == "death":
             os._exit(1)
@@ -93,30 +71,12 @@ class FakeWorker:
             if once != "ever":
                 Path(once).touch()
             raise EngineStartError("engine", "vLLM did not start: it is a fake", "Use a real one")
-        self._plans[name] = plan
-
-    @ray.method(concurrency_group="engine")
-    def rest(self) -> None:
-        pass
+        super().prepare(name, plan, server, cores)
 
     @ray.method(concurrency_group="engine")
     def measure(self, name: str, shard: Shard) -> Measurement | None:
-        plan = self._plans[name]
-        sabotage(plan.inputs.get("sabotage", {}), shard)
-        seconds = plan.inputs.get("seconds", SECONDS)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if name in self._cancelled:
-                return None
-            time.sleep(min(0.02, seconds))
-        return fake_measurement(plan, shard)
-
-
-def fake_measurement(plan: Plan, shard: Shard) -> Measurement:
-    size = len(plan.queries) // len(plan.prompts)
-    verdicts = tuple(fake_verdict(shard.point, prompt % size) for prompt in range(shard.begin, shard.end))
-    responses = tuple(Response("", 4, "end", 1, gibberish=False if one else None) for one in verdicts)
-    return Measurement(shard.point, verdicts, responses, 0.001, 0.01, 0.0)
+        sabotage(self._plans[name].inputs.get("sabotage", {}), shard)
+        return super().measure(name, shard)
 
 
 def sabotage(how: dict[str, Any], shard: Shard) -> None:

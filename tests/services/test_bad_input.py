@@ -155,3 +155,17 @@ def test_a_spec_file_that_is_not_there(refused: Refused, tmp_path: Path) -> None
 
 def test_no_model_at_all(refused: Refused) -> None:
     assert "error model: is missing" in refused()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["speed"], "there is no benchmark 'speed'"), (["engine", "--minutes", "3"], "minutes")],
+)
+def test_a_benchmark_that_there_is_not(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["visage", "bench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.BAD_INPUT
+    assert told in capsys.readouterr().err

@@ -23,6 +23,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from services.bench.fakes import fake_measurement, fake_verdict
 from services.sweep.cluster import worker_resources
 from services.sweep.coordinator import CANCELLED, DONE, ENDED_EARLY, Coordinator, Progress
 from services.sweep.engines import Engines
@@ -31,7 +32,7 @@ from services.sweep.report import write_figures
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
 from services.sweep.worker import EngineStartError
-from tests.services.fakes import FakeWorker, fake_measurement, fake_plan, fake_verdict, other_engine
+from tests.services.fakes import FakeWorker, fake_plan, other_engine
 from visage_core.grid import Point, points
 from visage_core.results import Results, ResultsError
 from visage_core.spec import ResourcesSpec

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from services.bench.fakes import fake_measurement
 from services.sweep import judging
 from services.sweep.coordinator import DONE, WORKING, Coordinator
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
-from tests.services.fakes import fake_measurement, fake_plan
+from tests.services.fakes import fake_plan
 from visage_core.errors import InputError
 from visage_core.results import Results
 

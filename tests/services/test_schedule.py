@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.bench.fakes import fake_measurement
 from services.sweep.schedule import SMALLEST_PART, TRIES, Schedule, Shard
-from tests.services.fakes import fake_measurement, fake_plan
+from tests.services.fakes import fake_plan
 from visage_core.grid import Point, points
 
 PLAN = fake_plan(40, axis={"points": 5, "direction": {"kind": "random", "seeds": [0, 1]}})

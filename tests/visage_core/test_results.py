@@ -84,10 +84,16 @@ def test_a_crash_while_merging_doubles_nothing(tmp_path: Path) -> None:
     assert results.points().equals(before)
 
 
-def test_a_half_written_part_is_no_point(tmp_path: Path) -> None:
+def test_a_half_written_part_is_no_point_and_is_tidied_up(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.add(SPEC, [measured(ORIGIN, 3)], None)
+    before = set(tmp_path.rglob("*"))
     (tmp_path / "parts" / ".points_0_0.25.parquet.123").write_bytes(b"PAR1")
+    (tmp_path / ".run.json.123").write_text("{")
+    (tmp_path / ".merged-parts").mkdir()
+    assert results.done() == {ORIGIN}
+    results.tidy()
+    assert set(tmp_path.rglob("*")) == before
     assert results.done() == {ORIGIN}
 
 

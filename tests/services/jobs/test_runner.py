@@ -22,15 +22,24 @@ from services.jobs.storage import Storage
 from services.jobs.store import Jobs, Submission
 from services.sweep.cluster import worker_resources
 from services.sweep.engines import Engines
+from tests.services.collector import Collector, collecting
 from tests.services.fakes import FakeWorker
 from tests.services.jobs.test_webhooks import receiver
 from tests.services.served import ROOT, until
+from visage_core.prompts import load_prompts
 from visage_core.results import Results
-from visage_core.spec import ResourcesSpec
+from visage_core.spec import PromptSpec, ResourcesSpec
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def collector() -> Iterator[Collector]:
+    """What the processes of the cluster send their spans to."""
+    with collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(collector: Collector) -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     ray.init(found.address, log_to_driver=False, logging_level="ERROR")
@@ -78,11 +87,17 @@ class Bench:
         return runner
 
     def submit(
-        self, model: str | None = None, owner: str = "local", priority: int = 0, points: int = 11
+        self,
+        model: str | None = None,
+        owner: str = "local",
+        priority: int = 0,
+        points: int = 11,
+        traceparent: str | None = None,
     ) -> str:
         spec = {"model": model or str(self.model), **_landscape(points)}
+        size = {"points": points, "prompts": 10 * points, "tokens": 80 * points}
         row, _ = self.jobs.submit(
-            Submission(spec, points, 10 * points, 80 * points, owner, priority=priority)
+            Submission(spec, **size, owner=owner, priority=priority, traceparent=traceparent)
         )
         return row.id
 
@@ -199,6 +214,36 @@ def test_two_runners_share_the_jobs_and_run_none_twice(bench: Bench) -> None:
     for job in jobs:
         assert bench.jobs.get(job).starts == 0
         assert len(Results(bench.folder / "jobs" / job).points()) == 11
+
+
+def test_the_trace_of_a_job_goes_on_in_another_runner(bench: Bench, collector: Collector) -> None:
+    """Through all processes; each point is in it once, with its stages, and no prompt is."""
+    trace, request = "a" * 32, "b" * 16
+    job = bench.submit(points=101, traceparent=f"00-{trace}-{request}-01")
+    first = bench.start()
+    until(lambda: bench.jobs.get(job).done > 2)
+    first.stop()
+    bench.start()
+    until(lambda: bench.state(job) == State.DONE)
+    until(lambda: len(collector.named(trace, "job")) == 2)
+    points = collector.named(trace, "point")
+    assert len({span.attributes["visage.alpha"] for span in points}) == len(points) == 101
+    runs = collector.named(trace, "job")
+    assert [span.attributes["visage.state"] for span in runs] == ["put back", "done"]
+    assert {span.attributes["visage.job"] for span in runs} == {job}
+    spans = collector.of(trace)
+    names = {span.id: span.name for span in spans} | {request: "request"}
+    assert {(names[span.parent], span.name) for span in spans} == {
+        ("request", "job"),
+        ("job", "landscape"),
+        ("landscape", "start engine"),
+        ("landscape", "point"),
+        ("point", "move"),
+        ("point", "generate"),
+        ("point", "write"),
+    }
+    for prompt in load_prompts(PromptSpec(source="harmful", limit=10)).prompts:
+        assert prompt.encode() not in collector.received
 
 
 def test_a_gate_is_measured_decided_and_told(bench: Bench) -> None:

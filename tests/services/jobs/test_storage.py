@@ -197,6 +197,9 @@ def test_what_is_unfinished_stays_at_home(machine: Machine) -> None:
     found = there.fetch(JOB)
     assert not [path for path in found.rglob("*") if path.name.startswith(".")]
     expect(found, SOME[:1])
+    here.tidy(JOB)
+    assert [path.name for path in folder.rglob(".*")] == [".lock"]
+    expect(folder, SOME[:1])
 
 
 def test_results_are_removed_everywhere_and_no_others(machine: Machine) -> None:

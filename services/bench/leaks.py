@@ -1,0 +1,81 @@
+"""What a service leaves behind, and what it takes more of the longer it runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from services.bench.served import Served, command_of
+from services.jobs.storage import LOCK
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is looked at
+# Actors that a service has as long as it runs; of all others there are none once its jobs are over.
+LASTING = ("Pool", "FileServer", "Serve", "Proxy", "HAProxy", "DashboardAgent", "RuntimeEnvAgent")
+ACTOR = re.compile(r"ray::(?!IDLE)(\w+)")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the processes of a service have at a time: their own memory in MiB, and open files, by process."""
+
+    at: float
+    memory: dict[int, float]
+    files: dict[int, int]
+
+
+def use_of(service: Served) -> Use:
+    """What a service has now."""
+    memory, files = {}, {}
+    for process in service.family():
+        with suppress(psutil.Error):
+            memory[process.pid] = process.memory_full_info().uss / MIB
+            files[process.pid] = process.num_fds()
+    return Use(time.monotonic(), memory, files)
+
+
+def growth(uses: list[Use], of: Callable[[Use], dict[int, float] | dict[int, int]]) -> float:
+    """How much more an hour the processes have that were there all the time: the slope of their sum."""
+    lasting = set.intersection(*(set(of(use)) for use in uses))
+    hours = [use.at / 3600 for use in uses]
+    sums = [sum(of(use)[one] for one in lasting) for use in uses]
+    return float(np.polyfit(np.array(hours) - hours[0], sums, 1)[0])
+
+
+def left_actors(service: Served, workers: int) -> list[str]:
+    """Actors beyond those that a service with so many workers keeps when nothing is to be done."""
+    found = Counter(
+        name[1] for process in service.family() if (name := ACTOR.match(command_of(process))) is not None
+    )
+    kept = Counter({name: 1 for name in found if name.startswith(LASTING)})
+    kept |= Counter(dict.fromkeys(("Worker", "FakeWorker"), workers))
+    kept["ServeReplica"] = 2
+    return sorted((found - kept).elements())
+
+
+def marked(variable: str, value: str) -> list[psutil.Process]:
+    """The processes with a variable in their environment, and so all that a service ever started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(variable) == value:
+                found.append(process)
+    return found
+
+
+def shared_memory() -> set[str]:
+    """The files in shared memory."""
+    return {path.name for path in SHARED_MEMORY.iterdir()}
+
+
+def unfinished(data: Path) -> list[Path]:
+    """Files and folders in a data folder that somebody began and did not finish: their names say so."""
+    return [path for path in data.rglob(".*") if path.name != LOCK]
