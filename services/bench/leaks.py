@@ -76,6 +76,16 @@ def shared_memory() -> set[str]:
     return {path.name for path in SHARED_MEMORY.iterdir()}
 
 
+def left_shared_memory(before: set[str]) -> list[str]:
+    """The files in shared memory that were not there before, and that no process has open: the others are of
+    programs beside the service."""
+    used = ""
+    for process in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            used += process.read_text()
+    return sorted(name for name in shared_memory() - before if f"{SHARED_MEMORY}/{name}" not in used)
+
+
 def unfinished(data: Path) -> list[Path]:
     """Files and folders in a data folder that somebody began and did not finish: their names say so."""
     return [path for path in data.rglob(".*") if path.name != LOCK]

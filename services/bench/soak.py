@@ -6,6 +6,7 @@ service is started again as a service manager does it. Then a calm, in which it 
 
 from __future__ import annotations
 
+import itertools
 import random
 import secrets
 import subprocess
@@ -28,7 +29,16 @@ import pyarrow.parquet as pq
 from services.bench import Figure, Report
 from services.bench.fake_serve import WORKERS
 from services.bench.fakes import VARIABLE
-from services.bench.leaks import Use, growth, left_actors, marked, shared_memory, unfinished, use_of
+from services.bench.leaks import (
+    Use,
+    growth,
+    left_actors,
+    left_shared_memory,
+    marked,
+    shared_memory,
+    unfinished,
+    use_of,
+)
 from services.bench.served import Served, command_of, free_port, visage_serve
 from services.client import Client
 from services.demo.model import demo_model
@@ -91,6 +101,7 @@ class Soak:
     jobs: list[Asked] = field(default_factory=list)
     durable: Durable = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
+    asks: Iterator[int] = field(default_factory=itertools.count)
     faults: int = 0  # times that the service did not stop, end or work on
 
     def storm(self, kills: Iterable[tuple[str, ...]]) -> None:
@@ -158,14 +169,14 @@ class Soak:
         return wrong
 
     def _ask(self) -> None:
-        """Submit jobs until there is enough to do, and cancel one now and then."""
+        """Submit jobs until there is enough to do, and cancel one each third time."""
         with Client(self.service.url, patience=END_SECONDS) as client:
             there = {job.id for job in _jobs(client) if job.state not in OVER}
             unfinished = [asked for asked in self.jobs if asked.id in there]
             for _ in range(UNFINISHED_JOBS - len(unfinished)):
                 self.jobs.append(self._submit(client))
                 unfinished.append(self.jobs[-1])
-            if self.chance.random() < 0.3:
+            if next(self.asks) % 3 == 1:
                 victim = self.chance.choice(unfinished)
                 cancel = {Kind.GATE: client.cancel_gate, Kind.AUDIT: client.cancel_audit}
                 answer = cancel.get(victim.kind, client.cancel)(victim.id)
@@ -200,11 +211,12 @@ class Soak:
             return sum(job.done for job in self._all().values())
 
         before, deadline = done(), time.monotonic() + END_SECONDS
+        self._ask()
         while not _until(lambda: done() >= before + POINTS_BETWEEN, LOOK_SECONDS):
+            self._ask()
             if time.monotonic() > deadline:
                 self._fault("no points for minutes")
                 break
-            self._ask()
         time.sleep(self.chance.uniform(0, 2))
 
     def _kill(self, names: tuple[str, ...]) -> None:
@@ -298,7 +310,7 @@ def soak(
                 with suppress(psutil.Error):
                     process.kill()
         partial = unfinished(data)
-    left = shared_memory() - shared
+    left = left_shared_memory(shared)
     for what in (*actors, *leaked, *map(str, partial), *left):
         tell(f"left: {what}")
     figures = [
