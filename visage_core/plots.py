@@ -6,6 +6,7 @@ import html
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+import psutil
 
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, Interval, MissingPointsError
@@ -31,6 +33,7 @@ ROW_HEIGHT = 28
 PLANES_ABREAST, PLANE_HEIGHT = 3, 340
 COHERENT = READINGS["asr_coherent"]
 _drawing = threading.Lock()  # one process draws all pictures
+DRAWING_SECONDS = 90.0
 
 
 def landscape_figure(
@@ -194,11 +197,29 @@ def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
         width, height = SIZE
         how = {"width": width, "height": figure.layout.height or height, "scale": 2 if kind == "png" else 1}
         try:
-            return bytes(figure.to_image(kind, **how))
+            return _drawn(figure, kind, how)
         except ValueError:
-            # Now and then its browser hangs, for good, and says so after a minute: another one does not.
+            # Now and then its browser hangs, for good, and says so after a minute or never: another one does
+            # not.
             pio.kaleido.scope._shutdown_kaleido()
-            return bytes(figure.to_image(kind, **how))
+            return _drawn(figure, kind, how)
+
+
+def _drawn(figure: go.Figure, kind: str, how: dict[str, Any]) -> bytes:
+    """A picture. Raises ValueError where the browser fails, or is killed because it takes too long."""
+    late = threading.Timer(DRAWING_SECONDS, _kill_browser)
+    late.start()
+    try:
+        return bytes(figure.to_image(kind, **how))
+    finally:
+        late.cancel()
+
+
+def _kill_browser() -> None:
+    with suppress(psutil.NoSuchProcess, AttributeError):  # it has ended, or was never there
+        starter = psutil.Process(pio.kaleido.scope._proc.pid)
+        for process in (*starter.children(recursive=True), starter):
+            process.kill()
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,12 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Use:
-    """What the processes of a service have at a time: their own memory in MiB, and open files, by process."""
+    """What the processes of a service have at a time, by name and id: their own memory in MiB, and open
+    files."""
 
     at: float
-    memory: dict[int, float]
-    files: dict[int, int]
+    memory: dict[tuple[str, int], float]
+    files: dict[tuple[str, int], float]
 
 
 def use_of(service: Served) -> Use:
@@ -37,17 +37,22 @@ def use_of(service: Served) -> Use:
     memory, files = {}, {}
     for process in service.family():
         with suppress(psutil.Error):
-            memory[process.pid] = process.memory_full_info().uss / MIB
-            files[process.pid] = process.num_fds()
+            # What an actor does at the moment is no part of its name.
+            name = re.split(r"[.\s]", command_of(process).rpartition("/")[2])[0], process.pid
+            memory[name] = process.memory_full_info().uss / MIB
+            files[name] = float(process.num_fds())
     return Use(time.monotonic(), memory, files)
 
 
-def growth(uses: list[Use], of: Callable[[Use], dict[int, float] | dict[int, int]]) -> float:
-    """How much more an hour the processes have that were there all the time: the slope of their sum."""
-    lasting = set.intersection(*(set(of(use)) for use in uses))
-    hours = [use.at / 3600 for use in uses]
-    sums = [sum(of(use)[one] for one in lasting) for use in uses]
-    return float(np.polyfit(np.array(hours) - hours[0], sums, 1)[0])
+def growth(uses: list[Use], of: str) -> dict[str, float]:
+    """How much more of something each process has an hour that was there all the time: a slope, by name."""
+    found = [getattr(use, of) for use in uses]
+    hours = np.array([use.at / 3600 for use in uses])
+    lasting = set.intersection(*(set(one) for one in found))
+    return {
+        f"{name} ({pid})": float(np.polyfit(hours - hours[0], [one[name, pid] for one in found], 1)[0])
+        for name, pid in sorted(lasting)
+    }
 
 
 def left_actors(service: Served, workers: int) -> list[str]:

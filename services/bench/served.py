@@ -18,6 +18,7 @@ import psutil
 
 from services.api.haproxy import end_with_parent
 
+API = "ServeReplica:visage:Api"
 START_SECONDS = 120
 STOP_SECONDS = 120
 
@@ -29,7 +30,7 @@ class Served:
     command: list[str]
     port: int
     environment: dict[str, str] = field(default_factory=dict)
-    errors: int | None = None  # what becomes of its stderr, as subprocess knows it
+    output: int | None = None  # where that goes, as subprocess knows it: as this process' own, unless given
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,7 +42,8 @@ class Served:
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         self.process = subprocess.Popen(
             self.command,
-            stderr=self.errors,
+            stdout=self.output,
+            stderr=self.output,
             env=inherited | self.environment,
             preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it only makes a call
         )
@@ -50,7 +52,8 @@ class Served:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the service ended with {self.process.returncode}")
             with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                # A service before this one, that was killed a moment ago, may still answer.
+                if self.processes(API) and httpx.get(f"{self.url}/readyz").status_code == 200:
                     return
             time.sleep(0.2)
         raise TimeoutError("the service is not ready")

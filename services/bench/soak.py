@@ -39,7 +39,7 @@ from services.bench.leaks import (
     unfinished,
     use_of,
 )
-from services.bench.served import Served, command_of, free_port, visage_serve
+from services.bench.served import API, Served, command_of, free_port, visage_serve
 from services.client import Client
 from services.demo.model import demo_model
 from services.jobs.states import OVER, Kind, State
@@ -48,12 +48,7 @@ from visage_core.grid import count_points
 from visage_core.results import PLACE, Results
 from visage_core.spec import parse_spec
 
-API, RUNNER, HEAD, NODE = (
-    "ServeReplica:visage:Api",
-    "ServeReplica:visage:Runner",
-    "gcs_server",
-    "raylet/raylet",
-)
+RUNNER, HEAD, NODE = "ServeReplica:visage:Runner", "gcs_server", "raylet/raylet"
 WORKER, SERVICE = "a worker", "the service"
 # By Ray's names of processes: what measures, hands out and keeps, and drives the gates of audits.
 RAYS_OWN = tuple(
@@ -324,14 +319,12 @@ def soak(
     ]
     # What is there of the calm's first half is still being fetched and kept for the first time.
     if len(uses := uses[len(uses) // 2 :]) >= LEAST_USES:
+        memory, files = growth(uses, "memory"), growth(uses, "files")
+        for name in memory:
+            tell(f"grows an hour: {memory[name]:8.1f} MiB, {files[name]:8.1f} files, {name}")
         figures += [
-            Figure(
-                "memory that the service grows by",
-                growth(uses, lambda one: one.memory),
-                "MiB/h",
-                MEMORY_GROWTH,
-            ),
-            Figure("open files that it grows by", growth(uses, lambda one: one.files), "/h", FILES_GROWTH),
+            Figure("memory that the service grows by", sum(memory.values()), "MiB/h", MEMORY_GROWTH),
+            Figure("open files that it grows by", sum(files.values()), "/h", FILES_GROWTH),
         ]
     figures += [
         Figure("kills and stops", asked.kills.total(), ""),
@@ -394,7 +387,7 @@ def _fake(data: Path, root: Path, environment: dict[str, str]) -> Served:
 
 def _real(data: Path, root: Path, environment: dict[str, str]) -> Served:
     service = visage_serve(data, root)
-    service.environment, service.errors = environment, subprocess.DEVNULL
+    service.environment, service.output = environment, subprocess.DEVNULL
     return service
 
 

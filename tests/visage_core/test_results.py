@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import plotly.io as pio
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from visage_core import plots
 from visage_core.grid import ORIGIN, Point, points
 from visage_core.landscape import Landscape
 from visage_core.plots import landscape_figure, render
@@ -183,6 +186,26 @@ def test_figures_are_drawn_of_any_part_of_a_sweep(tmp_path: Path, count: int) ->
     text = render(figure, "html").decode()
     assert "Plotly.newPlot" in text
     assert "cdn.plot.ly" not in text.split("Plotly.newPlot")[-1]
+
+
+def test_a_browser_that_hangs_without_a_word_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "a title")
+    assert render(figure, "svg")
+    browser = psutil.Process(pio.kaleido.scope._proc.pid)
+    for process in browser.children(recursive=True):
+        process.suspend()
+    kill = plots._kill_browser
+
+    def killed() -> None:
+        monkeypatch.setattr(plots, "DRAWING_SECONDS", 90)  # the next one needs time to start
+        kill()
+
+    monkeypatch.setattr(plots, "DRAWING_SECONDS", 1)
+    monkeypatch.setattr(plots, "_kill_browser", killed)
+    assert render(figure, "svg")
+    assert not browser.is_running()
 
 
 def test_figures_are_drawn_of_any_part_of_an_adaptive_sweep_with_a_trajectory(tmp_path: Path) -> None:

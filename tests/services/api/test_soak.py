@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.bench.soak import API, EVERYTHING, RUNNER, STOP, WORKER, soak
+from services.bench.served import API
+from services.bench.soak import EVERYTHING, RUNNER, STOP, WORKER, soak
 from services.jobs.states import Kind
 
 
