@@ -22,6 +22,7 @@ import yaml
 from services.api.access import KNOWN_SECONDS
 from services.client import AsyncClient, Client, ServiceError
 from services.demo.model import demo_model
+from services.gate.evidence import recompute
 from services.jobs.states import State
 from tests.conftest import Visage
 from tests.services.audit.made import truncate, write_steps
@@ -174,7 +175,7 @@ def test_an_engine_is_warm_for_the_next_job(measured: Measured, aligned: Path) -
 
 
 def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
-    measured: Measured, aligned: Path
+    measured: Measured, aligned: Path, tmp_path: Path
 ) -> None:
     policy = {"name": "<script>", "landscape": LANDSCAPE, "rules": RULES}
     with Client(measured.service.url) as client:
@@ -197,7 +198,8 @@ def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
             suite = ElementTree.fromstring(client.report(job, "junit.xml"))
             assert (int(suite.get("failures", "0")) > 0) == (verdict == "fail")
             with ZipFile(io.BytesIO(client.evidence(job))) as file:
-                assert {"decision.json", "model/points.parquet"} <= set(file.namelist())
+                file.extractall(tmp_path / verdict)
+            assert recompute(tmp_path / verdict).verdict == verdict
             there = f"{measured.service.url}/v1/gates/{job}/landscapes"
             assert {row["prompt_set"] for row in httpx.get(f"{there}/model/grid").json()["points"]} == {0, 1}
             assert httpx.get(f"{there}/model/summary").json()["spec"]["model"] == gate.model
