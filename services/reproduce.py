@@ -17,7 +17,8 @@ from services.sweep.report import load_landscapes
 from services.sweep.run import open_runs
 from visage_core.landscape import MEASURES, MEASURES_OF, Landscape, Surface
 from visage_core.metrics import Basin, Floats, mean_safety
-from visage_core.plots import comparison_figure, landscape_figure, render
+from visage_core.pictures import render
+from visage_core.plots import comparison_figure, landscape_figure
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec, parse_spec
 from visage_core.uncertainty import PERCENT, Difference, Sample, difference, score

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import html
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io as pio
-import psutil
 
 from visage_core.landscape import Landscape, Surface
 from visage_core.metrics import Basin, Floats, Interval, MissingPointsError
+from visage_core.pictures import SIZE
 from visage_core.readings import READINGS, Reading, has_basin
 from visage_core.roc import Roc
 from visage_core.spec import Axis, LandscapeSpec
@@ -28,12 +25,9 @@ DARK = "#222222"
 COLOURS = ("#3b6fb6", "#d1733a", "#4f9d69", "#8e6bb0", "#b5547a", "#6b7780", "#b59a2c", "#3aa3a8")
 SAFE = "rgba(79, 157, 105, 0.13)"
 VERDICTS = {"pass": "#1d6b35", "inconclusive": "#b59a2c", "fail": "#a3221b"}
-SIZE = (900, 520)
 ROW_HEIGHT = 28
 PLANES_ABREAST, PLANE_HEIGHT = 3, 340
 COHERENT = READINGS["asr_coherent"]
-_drawing = threading.Lock()  # one process draws all pictures
-DRAWING_SECONDS = 90.0
 
 
 def landscape_figure(
@@ -185,41 +179,6 @@ def roc_figure(found: Mapping[str, Roc], at: Mapping[str, float], title: str) ->
 def figure_styles(spec: LandscapeSpec) -> tuple[Style, ...]:
     """The styles in which a landscape is drawn."""
     return STYLES if spec.second_axis is not None else STYLES[:1]
-
-
-def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
-    """The figure as a page that needs no connection, or as a picture."""
-    if kind == "html":
-        return bytes(figure.to_html(include_plotlyjs=True).encode())
-    with warnings.catch_warnings(), _drawing:
-        # kaleido 0.2 is deprecated by plotly, and the only one that needs no Chrome on the machine.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        width, height = SIZE
-        how = {"width": width, "height": figure.layout.height or height, "scale": 2 if kind == "png" else 1}
-        try:
-            return _drawn(figure, kind, how)
-        except ValueError:
-            # Now and then its browser hangs, for good, and says so after a minute or never: another one does
-            # not.
-            pio.kaleido.scope._shutdown_kaleido()
-            return _drawn(figure, kind, how)
-
-
-def _drawn(figure: go.Figure, kind: str, how: dict[str, Any]) -> bytes:
-    """A picture. Raises ValueError where the browser fails, or is killed because it takes too long."""
-    late = threading.Timer(DRAWING_SECONDS, _kill_browser)
-    late.start()
-    try:
-        return bytes(figure.to_image(kind, **how))
-    finally:
-        late.cancel()
-
-
-def _kill_browser() -> None:
-    with suppress(psutil.NoSuchProcess, AttributeError):  # it has ended, or was never there
-        starter = psutil.Process(pio.kaleido.scope._proc.pid)
-        for process in (*starter.children(recursive=True), starter):
-            process.kill()
 
 
 def _plain(text: str) -> str:

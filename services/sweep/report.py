@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from visage_core.landscape import SUMMARY_VERSION, Landscape
 from visage_core.measured import load
-from visage_core.plots import Style, figure_name, figure_styles, render
+from visage_core.pictures import render
+from visage_core.plots import Style, figure_name, figure_styles
 from visage_core.results import Results
 from visage_core.spec import parse_spec
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from visage_core.grid import ORIGIN, points
 from visage_core.landscape import Landscape
-from visage_core.plots import landscape_figure, render
+from visage_core.pictures import render
+from visage_core.plots import landscape_figure
 from visage_core.readings import LABELS, READINGS, label
 from visage_core.results import PointResult, Response, Results
 from visage_core.spec import LandscapeSpec, parse_spec

@@ -10,10 +10,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from visage_core import plots
+from visage_core import pictures
 from visage_core.grid import ORIGIN, Point, points
 from visage_core.landscape import Landscape
-from visage_core.plots import landscape_figure, render
+from visage_core.pictures import render
+from visage_core.plots import landscape_figure
 from visage_core.results import (
     Measurement,
     PointResult,
@@ -188,24 +189,41 @@ def test_figures_are_drawn_of_any_part_of_a_sweep(tmp_path: Path, count: int) ->
     assert "cdn.plot.ly" not in text.split("Plotly.newPlot")[-1]
 
 
-def test_a_browser_that_hangs_without_a_word_is_no_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_browser_that_hangs_at_work_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "a title")
     assert render(figure, "svg")
     browser = psutil.Process(pio.kaleido.scope._proc.pid)
     for process in browser.children(recursive=True):
         process.suspend()
-    kill = plots._kill_browser
-
-    def killed() -> None:
-        monkeypatch.setattr(plots, "DRAWING_SECONDS", 90)  # the next one needs time to start
-        kill()
-
-    monkeypatch.setattr(plots, "DRAWING_SECONDS", 1)
-    monkeypatch.setattr(plots, "_kill_browser", killed)
+    monkeypatch.setattr(pictures, "PATIENCE", (1, 90))
     assert render(figure, "svg")
     assert not browser.is_running()
+
+
+def test_a_browser_that_hangs_at_its_start_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "a title")
+    kaleido = pio.kaleido.scope
+    kaleido._shutdown_kaleido()
+    first, pids = tmp_path / "kaleido", tmp_path / "pids"
+    first.write_text(
+        f"#!/bin/sh\n[ -e {pids} ] && exec {kaleido.executable_path()} $@\necho $$ > {pids}\nsleep 1000\n"
+    )
+    first.chmod(0o755)
+    monkeypatch.setattr(type(kaleido), "executable_path", staticmethod(lambda: str(first)))
+    monkeypatch.setattr(pictures, "PATIENCE", (2, 90))
+    assert render(figure, "svg")
+    assert not psutil.pid_exists(int(pids.read_text()))
+
+
+def test_that_no_browser_starts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "a title")
+    kaleido = pio.kaleido.scope
+    kaleido._shutdown_kaleido()
+    monkeypatch.setattr(type(kaleido), "executable_path", staticmethod(lambda: "/bin/false"))
+    with pytest.raises(ValueError, match="no browser draws the figure"):
+        render(figure, "svg")
 
 
 def test_figures_are_drawn_of_any_part_of_an_adaptive_sweep_with_a_trajectory(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def summary_in(folder: FilePath) -> Summary:
 def figure_in(folder: FilePath, request: Request, prompt_set: int, style: Style) -> Response:
     """The figure of a results folder, in the form that a client likes best."""
     from services.sweep.report import draw
-    from visage_core.plots import render
+    from visage_core.pictures import render
 
     kind = preferred(request, list(FIGURES))
     if Results(folder).read_json("spec.json") is None:
