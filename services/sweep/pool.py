@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.exceptions import OutOfMemoryError as NodeOutOfMemoryError
-from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -25,6 +25,8 @@ LOOK_AGAIN_SECONDS = 2.0
 # A job for which so many workers in a row do not even start, and none works, is given up.
 START_TRIES = 3
 DEATH = "the worker's process ended"
+# In Ray's words, of a worker that was ended from outside: that tells nothing about its job.
+ENDED = ("killed by `ray.kill`", "its node has died")
 LONGEST_PAUSE_SECONDS = 30.0
 SEE_LOGS = "Ray's logs say more: logs/worker-*.err in the newest session of its temporary folder"
 
@@ -171,8 +173,9 @@ class Pool:
             try:
                 place: Place = await seat.actor.place.remote()
             except RayError as error:
-                await self._failed_start(seat, WorkerStartError("workers", _reason(error), SEE_LOGS))
-                await _pause(seat)
+                if not _was_ended(error):
+                    await self._failed_start(seat, WorkerStartError("workers", _reason(error), SEE_LOGS))
+                    await _pause(seat)
                 continue
             seat.cores = self._free_cores(place)
             seat.place = place
@@ -267,7 +270,8 @@ class Pool:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 known = isinstance(cause, InputError)
                 problem = cause if known else WorkerStartError("workers", _reason(error), SEE_LOGS)
-                await self._failed_start(seat, problem, job)
+                if not _was_ended(error):
+                    await self._failed_start(seat, problem, job)
                 raise
             if starts:
                 meters.engine_starts.inc()
@@ -364,6 +368,11 @@ class Pool:
 async def _pause(seat: _Seat) -> None:
     """Wait before the next start, longer each time: memory of the worker before may not be free yet."""
     await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, 2.0 ** (seat.failures - 1)))
+
+
+def _was_ended(error: RayError) -> bool:
+    """Whether a worker's process was ended on purpose, or with its node."""
+    return isinstance(error, ActorDiedError) and any(words in str(error) for words in ENDED)
 
 
 def _reason(error: RayError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import ray
 from services.bench.fakes import FakeWorker as PlainFakeWorker
 from services.sweep.nodes import Folder
 from services.sweep.plan import Plan
+from services.sweep.pool import START_TRIES
 from services.sweep.schedule import Shard
 from services.sweep.worker import EngineStartError, OutOfMemoryError
 from visage_core.checkpoints import Checkpoint
@@ -57,11 +59,15 @@ class FakeWorker(PlainFakeWorker):
 
     `sabotage` in a plan's inputs tells where: {"kill": alpha}, {"raise": alpha} or {"memory": alpha}, at
     every visit, or with "once": a file, only until that file is there. `no_start` keeps it from starting:
-    "ever", "crash" or "death", or a file until that is there.
+    "ever", "crash" or "death", or a file until that is there. `ended`, a file, has it killed through Ray
+    at its first starts, that the file counts.
     """
 
     @ray.method(concurrency_group="engine")
     def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
+        if (ended := plan.inputs.get("ended")) and _count(Path(ended)) <= START_TRIES:
+            ray.kill(ray.get_runtime_context().current_actor)
+            time.sleep(60)
         once = plan.inputs.get("no_start", "")
         if once == "death":
             os._exit(1)
@@ -77,6 +83,12 @@ class FakeWorker(PlainFakeWorker):
     def measure(self, name: str, shard: Shard) -> Measurement | None:
         sabotage(self._plans[name].inputs.get("sabotage", {}), shard)
         return super().measure(name, shard)
+
+
+def _count(file: Path) -> int:
+    with file.open("a") as written:
+        written.write(".")
+        return written.tell()
 
 
 def sabotage(how: dict[str, Any], shard: Shard) -> None:

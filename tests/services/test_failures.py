@@ -27,7 +27,7 @@ from services.bench.fakes import fake_measurement, fake_verdict
 from services.sweep.cluster import worker_resources
 from services.sweep.coordinator import CANCELLED, DONE, ENDED_EARLY, Coordinator, Progress
 from services.sweep.engines import Engines
-from services.sweep.pool import Job, Pool, WorkerResources, WorkerStartError
+from services.sweep.pool import START_TRIES, Job, Pool, WorkerResources, WorkerStartError
 from services.sweep.report import write_figures
 from services.sweep.run import Run
 from services.sweep.schedule import Shard
@@ -290,6 +290,15 @@ def test_an_engine_that_never_starts_ends_the_job_with_its_reason(
 def test_one_worker_that_does_not_start_harms_no_point(nodes: Cluster, tmp_path: Path) -> None:
     last = finish(run_of(tmp_path / "out", no_start=str(tmp_path / "failed")))
     assert (last.state, last.failed) == (DONE, 0)
+    expect_whole(tmp_path / "out")
+
+
+def test_workers_that_are_ended_from_outside_as_they_start_harm_no_point(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    last = finish(run_of(tmp_path / "out", workers=1, ended=str(tmp_path / "starts")))
+    assert (last.state, last.failed) == (DONE, 0)
+    assert len((tmp_path / "starts").read_text()) > START_TRIES
     expect_whole(tmp_path / "out")
 
 
