@@ -170,6 +170,9 @@ def _prepare_own_ray() -> None:
     """What a Ray that is started here, and for this service alone, has to be told."""
     # It does not come back: its end is to be noticed at once.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    # Its head would remember 100,000 ended actors and as many calls, with what they were given.
+    os.environ.setdefault("RAY_maximum_gcs_destroyed_actor_cached_count", "1000")
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "10000")
     ends_with_ray = Path(sys.executable).with_name("visage-haproxy")
     if ends_with_ray.exists():
         os.environ.setdefault(haproxy.VARIABLE, str(ends_with_ray))

@@ -14,11 +14,12 @@ import torch
 
 from services.bench import Figure, Report
 from services.demo.model import demo_model, quiet
+from services.sweep.actors import actor
 from services.sweep.cluster import cluster, this_node
 from services.sweep.plan import Plan, make_plan, versions
 from services.sweep.run import open_runs
 from services.sweep.schedule import Shard
-from services.sweep.worker import CONCURRENCY, Worker
+from services.sweep.worker import GROUPS, Worker
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import direction_tensors, random_values
 from visage_core.grid import Point
@@ -87,7 +88,7 @@ def _measured_here(plan: Plan) -> float:
     """Seconds of a warm engine for the origin and the edge, from the move to the verdicts."""
     with cluster("local"):
         cores = ray.cluster_resources()["CPU"]
-        worker = ray.remote(num_cpus=cores, concurrency_groups=CONCURRENCY)(Worker).remote()
+        worker = actor(Worker, GROUPS).options(num_cpus=cores).remote()
         ray.get(worker.prepare.remote("bench", plan.on_node(this_node()), None, None))
         shards = [Shard(point, 0, len(plan.queries)) for point in (Point(None, 0.0), Point(SEED, EDGE))]
         rounds = []

@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
+from services.sweep.actors import actor
 from services.sweep.pool import WorkerResources
 from visage_core.errors import InputError
 from visage_core.spec import ResourcesSpec
@@ -59,10 +60,10 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def on_this_node(actor: type, **options: Any) -> Any:
+def on_this_node(kind: type) -> Any:
     """A class as a Ray actor that takes no CPU and stays on this process' node."""
     here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(actor)
+    return actor(kind).options(num_cpus=0, scheduling_strategy=here)
 
 
 def worker_resources(

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import psutil
-import ray
 from ray.exceptions import RayError, RayTaskError
 
 from services.judging.endpoint import Endpoint
 from services.judging.guard import Guard
 from services.judging.plugin import load_judge
+from services.sweep.actors import actor
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder, folder_here
 from services.sweep.plan import Plan
@@ -96,7 +96,7 @@ def judge_worker(
     gpus = int(on_gpu)
     options = {"max_restarts": RESTARTS, "max_task_retries": TRIES}
     place = {"num_gpus": gpus, "num_cpus": 1 if gpus else spec.cores}
-    worker = ray.remote(**options, **place)(JudgeWorker).remote(folder, spec, engine, beside)
+    worker = actor(JudgeWorker).options(**options, **place).remote(folder, spec, engine, beside)
     worker.judge.remote(server, [])  # its engine starts while the sweep's does
     return worker
 

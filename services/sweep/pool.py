@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +18,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from services import traces
 from services.sweep import meters
+from services.sweep.actors import actor
 from services.sweep.schedule import Shard
-from services.sweep.worker import CONCURRENCY, OutOfMemoryError, Place, Worker
+from services.sweep.worker import GROUPS, OutOfMemoryError, Place, Worker
 from visage_core.errors import InputError
 
 # Nothing is missed that is told of; this only bounds what a lost message costs.
@@ -97,6 +100,8 @@ class Pool:
     async def open(self) -> None:
         """Begin to hire workers."""
         self._keepers = [asyncio.ensure_future(self._keep(seat)) for seat in self._seats]
+        for keeper in self._keepers:
+            keeper.add_done_callback(self._ended)
 
     async def submit(self, job: Job) -> None:
         """Take in a job; one of the same name is replaced (its coordinator is another)."""
@@ -138,6 +143,13 @@ class Pool:
         """The workers that are there."""
         return [seat.actor for seat in self._seats if seat.place is not None]
 
+    def _ended(self, keeper: asyncio.Future[None]) -> None:
+        """End the process where a seat is not kept any more, which no error that is known leads to: whoever
+        waits for its work learns of it, and makes another pool."""
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            traceback.print_exception(error)
+            os._exit(1)
+
     async def _keep(self, seat: _Seat) -> None:
         while True:
             await self._hire(seat)
@@ -153,7 +165,7 @@ class Pool:
 
     async def _hire(self, seat: _Seat) -> None:
         """Start a worker's process, as soon as a node has room for it."""
-        options: dict[str, Any] = {"concurrency_groups": CONCURRENCY, "max_restarts": 0}
+        options: dict[str, Any] = {"max_restarts": 0}
         if self._resources.gpus > 1:
             # A bundle for each tensor-parallel rank; vLLM places its ranks in the group of its actor.
             bundles = [{"GPU": 1, "CPU": self._resources.cores}] * self._resources.gpus
@@ -169,7 +181,7 @@ class Pool:
         else:
             options |= {"num_cpus": self._resources.cores}
         while seat.place is None:
-            seat.actor = ray.remote(**options)(self._worker).remote()
+            seat.actor = actor(self._worker, GROUPS).options(**options).remote()
             try:
                 place: Place = await seat.actor.place.remote()
             except RayError as error:

@@ -28,7 +28,7 @@ from visage_core.sources import TensorSource
 
 # The methods of an engine run one after another in one thread, for vLLM binds that thread to its cores;
 # the others answer while it is at work.
-CONCURRENCY = {"engine": 1, "control": 1}
+GROUPS = ("engine", "control")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 

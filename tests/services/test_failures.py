@@ -287,6 +287,13 @@ def test_an_engine_that_never_starts_ends_the_job_with_its_reason(
         finish(run_of(tmp_path / "out", no_start=how))
 
 
+def test_a_pool_that_fails_itself_is_heard_of(nodes: Cluster, tmp_path: Path) -> None:
+    HIRED.append(Engines(1, WorkerResources(-1), FakeWorker))  # no spec allows it, and Ray does not take it
+    run = Run(fake_plan(**SPEC), tmp_path / "out", HIRED[-1], _lives=2)
+    with pytest.raises(ray.exceptions.RayActorError):
+        finish(run)
+
+
 def test_one_worker_that_does_not_start_harms_no_point(nodes: Cluster, tmp_path: Path) -> None:
     last = finish(run_of(tmp_path / "out", no_start=str(tmp_path / "failed")))
     assert (last.state, last.failed) == (DONE, 0)

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from services.sweep.cluster import cluster, on_this_node, this_node
+from services.sweep.actors import actor
+from services.sweep.cluster import cluster, this_node
 from services.sweep.plan import Plan, make_plan
 from services.sweep.schedule import Shard
-from services.sweep.worker import CONCURRENCY, Worker
+from services.sweep.worker import GROUPS, Worker
 from tests.conftest import Visage, visage_command, wide
 from tests.services.test_run import rows, wait_for_points
 from visage_core.grid import ORIGIN, Point
@@ -66,7 +67,7 @@ def test_two_workers_one_of_them_killed_give_the_same_rows(
 def worker() -> Iterator[Any]:
     """A worker as a Ray actor, without a pool."""
     with cluster("local"):
-        yield on_this_node(Worker, concurrency_groups=CONCURRENCY).remote()
+        yield actor(Worker, GROUPS).options(num_cpus=0).remote()
 
 
 def planned(model: Path, **spec: Any) -> Plan:
