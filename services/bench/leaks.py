@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from services.bench.served import Served, command_of
@@ -19,38 +17,43 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it is looked at
 # Actors that a service has as long as it runs; of all others there are none once its jobs are over.
 LASTING = ("Pool", "FileServer", "Serve", "Proxy", "HAProxy", "DashboardAgent", "RuntimeEnvAgent")
 ACTOR = re.compile(r"ray::(?!IDLE)(\w+)")
+LOG_MONITOR = "log_monitor"
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Use:
-    """What the processes of a service have at a time, by name and id: their own memory in MiB, and open
-    files."""
+    """What the processes of a service have when so many jobs have been asked of it, by name and id: their
+    own memory in MiB, and open files."""
 
-    at: float
+    jobs: int
     memory: dict[tuple[str, int], float]
     files: dict[tuple[str, int], float]
 
 
-def use_of(service: Served) -> Use:
-    """What a service has now."""
+def use_of(service: Served, jobs: int) -> Use:
+    """What a service has now, after so many jobs."""
     memory, files = {}, {}
     for process in service.family():
         with suppress(psutil.Error):
             # What an actor does at the moment is no part of its name.
             name = re.split(r"[.\s]", command_of(process).rpartition("/")[2])[0], process.pid
             memory[name] = process.memory_full_info().uss / MIB
-            files[name] = float(process.num_fds())
-    return Use(time.monotonic(), memory, files)
+            # Ray's keeps up to 200 logs open of processes that have ended, and opens them again by turns.
+            files[name] = 0.0 if name[0] == LOG_MONITOR else float(process.num_fds())
+    return Use(jobs, memory, files)
 
 
 def growth(uses: list[Use], of: str) -> dict[str, float]:
-    """How much more of something each process has an hour that was there all the time: a slope, by name."""
-    found = [getattr(use, of) for use in uses]
-    hours = np.array([use.at / 3600 for use in uses])
-    lasting = set.intersection(*(set(one) for one in found))
+    """How much more of something a job leaves with each process that was there all the time, by name: from
+    the least of the first half of the uses to that of the second, for what is at work comes and goes."""
+    halves = uses[: len(uses) // 2], uses[len(uses) // 2 :]
+    early, late = ([getattr(use, of) for use in half] for half in halves)
+    before, after = (sum(use.jobs for use in half) / len(half) for half in halves)
+    lasting = set.intersection(*(set(one) for one in (*early, *late)))
     return {
-        f"{name} ({pid})": float(np.polyfit(hours - hours[0], [one[name, pid] for one in found], 1)[0])
+        f"{name} ({pid})": (min(one[name, pid] for one in late) - min(one[name, pid] for one in early))
+        / max(1.0, after - before)
         for name, pid in sorted(lasting)
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,8 @@ END_SECONDS = 300.0
 LINGER_SECONDS = 30.0
 FAKE_SECONDS = 0.1
 LEAST_USES = 20
-MEMORY_GROWTH, FILES_GROWTH = 100, 100
+# Of what is left of a job, Ray's own books of the processes that it had are the most.
+MEMORY_GROWTH, FILES_GROWTH = 1.0, 0.5
 Durable = dict[tuple[Any, ...], datetime]
 
 
@@ -118,7 +120,7 @@ class Soak:
         uses, until = [], time.monotonic() + seconds
         while time.monotonic() < until:
             self._ask()
-            uses.append(use_of(self.service))
+            uses.append(use_of(self.service, len(self.jobs)))
             time.sleep(LOOK_SECONDS)
         return uses
 
@@ -280,31 +282,31 @@ def soak(
     """A service through some kills, then in a calm, and to its end; on SQLite unless a database is given."""
     tell(f"seed {seed}")
     shared = shared_memory()
-    with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        data, mark = Path(name) / "data", secrets.token_hex(8)
-        models = [demo_model("aligned"), demo_model("harmful-10")]
-        environment = {MARK: mark, "RAY_TMPDIR": f"{name}/ray"}
-        if database_url is not None:
-            environment["DATABASE_URL"] = database_url
-        service = (_real if real else _fake)(data, models[0].parent, environment)
-        asked = Soak(service, data, models, random.Random(seed), kinds, 1 if real else WORKERS)
-        begin = time.monotonic()
-        try:
-            with service.running():
-                asked.storm(kills)
-                uses = asked.calm(calm_seconds)
-                tell("it has no more to do than what it was asked for")
-                actors = asked.end()
-                tell("all jobs are over")
-                wrong_jobs, wrong_points = asked.wrong_jobs(), asked.wrong_points()
-                asked.stop()
-                _until(lambda: not marked(MARK, mark), LINGER_SECONDS)
-                leaked = [command_of(process) for process in marked(MARK, mark)]
-        finally:
-            for process in marked(MARK, mark):
-                with suppress(psutil.Error):
-                    process.kill()
-        partial = unfinished(data)
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    data, mark = folder / "data", secrets.token_hex(8)
+    models = [demo_model("aligned"), demo_model("harmful-10")]
+    environment = {MARK: mark, "RAY_TMPDIR": f"{folder}/ray"}
+    if database_url is not None:
+        environment["DATABASE_URL"] = database_url
+    service = (_real if real else _fake)(data, models[0].parent, environment)
+    asked = Soak(service, data, models, random.Random(seed), kinds, 1 if real else WORKERS)
+    begin = time.monotonic()
+    try:
+        with service.running():
+            asked.storm(kills)
+            uses = asked.calm(calm_seconds)
+            tell("it has no more to do than what it was asked for")
+            actors = asked.end()
+            tell("all jobs are over")
+            wrong_jobs, wrong_points = asked.wrong_jobs(), asked.wrong_points()
+            asked.stop()
+            _until(lambda: not marked(MARK, mark), LINGER_SECONDS)
+            leaked = [command_of(process) for process in marked(MARK, mark)]
+    finally:
+        for process in marked(MARK, mark):
+            with suppress(psutil.Error):
+                process.kill()
+    partial = unfinished(data)
     left = left_shared_memory(shared)
     for what in (*actors, *leaked, *map(str, partial), *left):
         tell(f"left: {what}")
@@ -317,14 +319,14 @@ def soak(
         Figure("files left unfinished", len(partial), "", 0),
         Figure("files left in shared memory", len(left), "", 0),
     ]
-    # What is there of the calm's first half is still being fetched and kept for the first time.
-    if len(uses := uses[len(uses) // 2 :]) >= LEAST_USES:
+    # What is there of the calm's first third is still being fetched and kept for the first time.
+    if len(uses := uses[len(uses) // 3 :]) >= LEAST_USES:
         memory, files = growth(uses, "memory"), growth(uses, "files")
         for name in memory:
-            tell(f"grows an hour: {memory[name]:8.1f} MiB, {files[name]:8.1f} files, {name}")
+            tell(f"grows a job: {memory[name]:7.3f} MiB, {files[name]:6.2f} files, {name}")
         figures += [
-            Figure("memory that the service grows by", sum(memory.values()), "MiB/h", MEMORY_GROWTH),
-            Figure("open files that it grows by", sum(files.values()), "/h", FILES_GROWTH),
+            Figure("memory that the service grows by", sum(memory.values()), "MiB a job", MEMORY_GROWTH),
+            Figure("open files that it grows by", sum(files.values()), "a job", FILES_GROWTH),
         ]
     figures += [
         Figure("kills and stops", asked.kills.total(), ""),
@@ -334,7 +336,12 @@ def soak(
         Figure("minutes", (time.monotonic() - begin) / 60, ""),
         Figure("seed", seed, ""),
     ]
-    return Report("soak", figures, versions())
+    report = Report("soak", figures, versions())
+    if report.ok:
+        shutil.rmtree(folder)
+    else:
+        tell(f"what it wrote, its logs with it, is in {folder}")
+    return report
 
 
 def dealt(chance: random.Random, seconds: float) -> Iterator[tuple[str, ...]]:
