@@ -170,15 +170,20 @@ def run_trials(
     measured.__name__ = f"audit-{trial.name}"
     # Where the models and the folder are. It takes no CPU: it only drives, and the engines have the cores.
     here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": SHARE_OF_NODE}])
-    by_name = {one.name: one for one in candidates}
+    names = [one.name for one in candidates]
     # Of Tune's own files none is needed again, unless to see why one failed: what is finished is in the
     # gates' folders. Its state is written in place, so that what a kill leaves of it may be no JSON.
     shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(measured, here),
-        param_space={"checkpoint": tune.grid_search(list(by_name))},
-        # Imports, and the browser that draws figures, take seconds: the next trial has the same process.
-        tune_config=tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
+        param_space={"checkpoint": tune.grid_search(names)},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=max_concurrent,
+            # Imports, and the browser that draws figures, take seconds: the next trial has the same process.
+            reuse_actors=True,
+            # A trial that never reported is known by its folder alone.
+            trial_dirname_creator=lambda one: str(names.index(one.config["checkpoint"])),
+        ),
         run_config=tune.RunConfig(
             name=SCRATCH,
             storage_path=str(trial.out),
@@ -190,12 +195,12 @@ def run_trials(
     )
     _listeners[trial.name] = listener
     try:
-        found = [(by_name[one.config["checkpoint"]], one.error) for one in tuner.fit()]
+        ended = tuner.fit()
     finally:
         del _listeners[trial.name]
     if listener.cancelled():
         _withdraw(trial)
-    failed = {one: error for one, error in found if error is not None}
+    failed = {candidates[int(Path(one.path).name)]: one.error for one in ended if one.error is not None}
     if not failed or listener.cancelled():
         shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
     return failed
