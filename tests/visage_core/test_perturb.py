@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.checkpoints import write_checkpoint
+from visage_core import perturb
 from visage_core.checkpoints import Checkpoint
 from visage_core.perturb import Shift, perturbed, perturbed_tensor
 
@@ -53,6 +55,18 @@ def test_the_origin_is_theta_whatever_was_visited_before(tmp_path: Path) -> None
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
     assert all(torch.equal(first[name], again[name]) for name in tensors)
     assert not any(torch.equal(first[name], tensors[name]) for name in tensors)
+
+
+def test_the_pieces_in_which_a_tensor_is_reckoned_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, end = (torch.randn(41, 97, generator=generator).bfloat16() for _ in range(2))
+    direction = torch.randn(41, 97, generator=generator)
+    steps = [Shift(0.3, {"w": direction}), Shift(0.2, {"w": end}, endpoint=True)]
+    whole = perturbed_tensor("w", weight, steps, torch.bfloat16)
+    monkeypatch.setattr(perturb, "PIECE", 1000)
+    assert torch.equal(perturbed_tensor("w", weight, steps, torch.bfloat16), whole)
+    assert torch.equal(perturbed_tensor("w", weight.T, [], torch.bfloat16), weight.T)
+    assert perturbed_tensor("w", torch.tensor(2.0), [], torch.float32).shape == ()
 
 
 def test_names_that_a_direction_lacks_do_not_move() -> None:
