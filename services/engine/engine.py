@@ -34,6 +34,7 @@ class Engine:
 
     def __init__(self, model: TensorSource, spec: EngineSpec, cores: list[int] | None = None) -> None:
         _set_environment(spec, cores)
+        self._threads = _threads()
         self._llm = _start(model.path, spec)
         self._place: tuple[TensorSource, list[tuple[TensorSource, float]]] = (model, [])
 
@@ -56,7 +57,7 @@ class Engine:
     def differences(self, model: TensorSource, steps: list[tuple[TensorSource, float]]) -> list[str]:
         """The names of the tensors whose values are not those of a place, by what the engine's own kernels
         give: of other values, or nowhere to be found."""
-        found = self._llm.collective_rpc("visage_differences", args=(model, steps))
+        found = self._llm.collective_rpc("visage_differences", args=(model, steps, self._threads))
         return sorted({name for rank in found for name in rank})
 
     def generate(
@@ -180,6 +181,13 @@ def _set_environment(spec: EngineSpec, cores: list[int] | None) -> None:
     # vLLM takes this for CUDA devices alone; elsewhere it would refuse to start.
     if spec.batch_invariant and torch.cuda.is_available():
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
+
+
+def _threads() -> int:
+    """Those that torch has before vLLM starts, which leaves it one on a GPU: for all cores, or an actor's."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _core_lists(cores: list[int], ranks: int) -> str:

@@ -82,7 +82,7 @@ def worker_resources(
                 f"{len(judges)} judge models and a worker of {tensor_parallel} need more than {gpus} GPUs",
                 "Serve the judge elsewhere, and name its endpoint",
             )
-        # A point's weights are reckoned on them, in as many threads as Ray gives an actor cores.
+        # Directions are made and weights checked on them, in as many threads as Ray gives an actor cores.
         shares = [int(one.get("CPU", 0)) // int(one["GPU"]) for one in nodes if one.get("GPU")]
         return WorkerResources(resources.cores or max(1, min(shares, default=1)), tensor_parallel)
     largest = max(int(one.get("CPU", 0)) for one in nodes)
