@@ -2,9 +2,9 @@
 
     python deploy/sizing.py --prompts 80 --tokens 64
 
-What is measured is the move to a point, on two cores of an AMD EPYC (README.md). The rest is reckoned from
-the makers' figures for the GPUs; EFFICIENCY is a guess at how near vLLM comes to them, batch-invariant and
-without CUDA graphs.
+Measured on one H200 (docs/decisions/0010-reckoned-on-the-gpu.md): what a weight takes to come to the GPU
+from its file, and a layer in a step of the engine, batch-invariant and without CUDA graphs, which is far
+above what the memory needs. The rest is reckoned from the makers' figures for the GPUs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import argparse
 from dataclasses import dataclass
 
 GIB = 2**30
-MOVE_SECONDS = 1.98e-3 / 1e6  # a weight
+MOVE_SECONDS = 0.87e-9  # a weight, of which nothing is held
 USED = 0.9  # engine.gpu_memory_utilization
 BUFFERS = 1.1  # as services/sweep/memory.py has it
-EFFICIENCY = 0.4
+LAYER_SECONDS = 23.5e-3 / 32  # of a step
 LEAST_KV_TOKENS = 20_000  # 80 prompts with their responses
 
 
@@ -51,7 +51,11 @@ MODELS = (
     Model("13B (Llama 2)", 13.02e9, 40, 40, 128),
     Model("70B (Llama 3)", 70.55e9, 80, 8, 128),
 )
-GPUS = (Gpu("A100 80 GB", 79 * GIB, 2.04e12, 312e12), Gpu("H100 SXM", 79 * GIB, 3.35e12, 989e12))
+GPUS = (
+    Gpu("A100 80 GB", 79 * GIB, 2.04e12, 312e12),
+    Gpu("H100 SXM", 79 * GIB, 3.35e12, 989e12),
+    Gpu("H200", 140 * GIB, 4.8e12, 989e12),
+)
 TITLES = (
     "model", "GPU", "GPUs an engine", "weights a GPU, GiB", "tokens of KV cache", "a direction, GiB",
     "host memory, GiB", "move, s", "generation, s", "points an hour",
@@ -66,7 +70,8 @@ def row(model: Model, gpu: Gpu, prompts: int, tokens: int) -> tuple[str, ...]:
         if room / model.kv_bytes >= LEAST_KV_TOKENS:
             break
     # A step reads all weights once for the whole batch, and computes two operations a weight and response.
-    step = max(weights / gpu.bandwidth, 2 * model.weights * prompts / gpu.operations) / gpus / EFFICIENCY
+    work = max(weights / gpu.bandwidth, 2 * model.weights * prompts / gpu.operations) / gpus
+    step = max(work, model.layers * LAYER_SECONDS)
     move, generation = MOVE_SECONDS * model.weights, tokens * step
     direction = 4 * model.weights
     return (
