@@ -47,7 +47,11 @@ class Held:
             tensor = tensors[name]
             if not self._make_room(tensor.nbytes):
                 return tensor
-            kept[name] = tensor.to(self._device)
+            try:
+                kept[name] = tensor.to(self._device)
+            except torch.OutOfMemoryError:  # somebody else has taken it since
+                self._room = self.bytes
+                return tensor
         return kept[name]
 
     def _make_room(self, size: int) -> bool:

@@ -46,6 +46,19 @@ def test_what_a_move_does_not_need_makes_room() -> None:
     assert OTHER not in kept._kept
 
 
+class _TooLarge(torch.Tensor):
+    def to(self, *_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+
+def test_where_the_memory_is_somebody_elses_no_more_is_kept() -> None:
+    kept = Held(CPU, room=1000)
+    kept.need([ONE])
+    found = kept.of(ONE, {"a": torch.ones(4), "b": torch.ones(4).as_subclass(_TooLarge), "c": torch.ones(4)})
+    assert len(list(found.values())) == 3
+    assert kept.bytes == 16
+
+
 @pytest.mark.parametrize("room", [0, 10_000, 10**9])
 def test_weights_reckoned_on_the_device_are_those_of_the_host(room: int, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
