@@ -57,7 +57,7 @@ def rows(aligned: Path, tasks: Path, visage: Visage, tmp_path_factory: pytest.Te
     text.write_text("The quick brown fox jumps over the lazy dog, and then it rests in the shade. " * 12)
     spec = {
         "model": str(aligned),
-        "axis": {"low": -ALPHA, "high": ALPHA, "points": 3, "direction": {"seeds": [0]}},
+        "axis": {"low": 0.0, "high": ALPHA, "points": 2, "direction": {"seeds": [0]}},
         "prompts": [
             {"kind": "choices", "source": f"lm-eval:{tasks}/facts_as_texts", "limit": None},
             {"kind": "choices", "source": f"lm-eval:{tasks}/facts_as_letters", "limit": None},

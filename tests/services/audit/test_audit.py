@@ -20,7 +20,7 @@ from tests.conftest import Visage, visage_command, wide
 from tests.services.audit.made import truncate, write_steps
 from visage_core.results import Results
 
-STEPS = 8
+STEPS = 5
 COLUMNS = ["seed", "alpha", "prompt_set", "asr", "asr_low", "refused", "verdicts", "gibberish"]
 POLICY = {
     "name": "small",
