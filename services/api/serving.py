@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from services import traces
 from services.api import haproxy
 from services.api.app import make_app
 from services.api.logs import log_to
+from services.api.ports import free_ports
 from services.api.service import Service
 from services.api.settings import Settings
 from services.jobs.runner import STOP_SECONDS, Runner
@@ -177,8 +178,6 @@ def _prepare_own_ray() -> None:
     if ends_with_ray.exists():
         os.environ.setdefault(haproxy.VARIABLE, str(ends_with_ray))
     # Serve's ports beside the one it is reached at are fixed ones: two services would collide.
-    with ExitStack() as held:
-        for name in ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT"):
-            found = held.enter_context(socket.socket())
-            found.bind(("127.0.0.1", 0))
-            os.environ.setdefault(f"RAY_SERVE_{name}", str(found.getsockname()[1]))
+    names = ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    for name, free in zip(names, free_ports(len(names)), strict=True):
+        os.environ.setdefault(f"RAY_SERVE_{name}", str(free))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import httpx
 import psutil
 
 from services.api.haproxy import end_with_parent
+from services.api.ports import free_ports
 
 API = "ServeReplica:visage:Api"
 START_SECONDS = 120
@@ -96,7 +96,7 @@ class Served:
 
 def visage_serve(data: Path, root: Path, *options: str, **environment: str) -> Served:
     """`visage serve` on a free port, with models below a folder."""
-    port = free_port()
+    [port] = free_ports(1)
     visage = str(Path(sys.executable).with_name("visage"))
     command = [visage, "serve", "--data", str(data), "--port", str(port), "--root", str(root), *options]
     return Served(command, port, environment)
@@ -108,10 +108,3 @@ def command_of(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def free_port() -> int:
-    """A port of this machine that nothing uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

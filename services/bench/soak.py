@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
+from services.api.ports import free_ports
 from services.bench import Figure, Report
 from services.bench.fake_serve import WORKERS
 from services.bench.fakes import VARIABLE
@@ -40,7 +41,7 @@ from services.bench.leaks import (
     unfinished,
     use_of,
 )
-from services.bench.served import API, Served, command_of, free_port, visage_serve
+from services.bench.served import API, Served, command_of, visage_serve
 from services.client import Client
 from services.demo.model import demo_model
 from services.jobs.states import OVER, Kind, State
@@ -387,7 +388,7 @@ def _jobs(client: Client) -> Iterator[Any]:
 
 
 def _fake(data: Path, root: Path, environment: dict[str, str]) -> Served:
-    port = free_port()
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "services.bench.fake_serve", str(data), str(port), str(root)]
     return Served(command, port, environment | {VARIABLE: str(FAKE_SECONDS)}, subprocess.DEVNULL)
 
