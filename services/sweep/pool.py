@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.exceptions import OutOfMemoryError as NodeOutOfMemoryError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -28,8 +28,8 @@ LOOK_AGAIN_SECONDS = 2.0
 # A job for which so many workers in a row do not even start, and none works, is given up.
 START_TRIES = 3
 DEATH = "the worker's process ended"
-# In Ray's words, of a worker that was ended from outside: that tells nothing about its job.
-ENDED = ("killed by `ray.kill`", "its node has died")
+# In Ray's words, of a process that was not ended through Ray, nor with its node.
+BY_ITSELF = "worker process has died"
 LONGEST_PAUSE_SECONDS = 30.0
 SEE_LOGS = "Ray's logs say more: logs/worker-*.err in the newest session of its temporary folder"
 
@@ -383,8 +383,10 @@ async def _pause(seat: _Seat) -> None:
 
 
 def _was_ended(error: RayError) -> bool:
-    """Whether a worker's process was ended on purpose, or with its node."""
-    return isinstance(error, ActorDiedError) and any(words in str(error) for words in ENDED)
+    """Whether a worker's process was ended on purpose, or with its node, or Ray does not know why in time:
+    that tells nothing about its job."""
+    told = str(error)
+    return isinstance(error, RayActorError) and not error.actor_init_failed and BY_ITSELF not in told
 
 
 def _reason(error: RayError) -> str:

@@ -165,13 +165,15 @@ def test_random_kills_of_coordinator_pool_and_workers(
     thread = threading.Thread(target=killer)
     thread.start()
     durable: set[Any] = set()
-    for progress in run:
-        now = Results(tmp_path / "out").done()
-        assert durable <= now, "a finished point was lost"
-        durable = now
-        assert progress.failed == 0
-    over.set()
-    thread.join()
+    try:
+        for progress in run:
+            now = Results(tmp_path / "out").done()
+            assert durable <= now, "a finished point was lost"
+            durable = now
+            assert progress.failed == 0
+    finally:
+        over.set()
+        thread.join()
     assert progress.state == DONE
     assert len(kills) >= 25
     assert {"worker", "coordinator", "pool"} <= set(kills)
