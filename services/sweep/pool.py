@@ -185,8 +185,7 @@ class Pool:
             try:
                 place: Place = await seat.actor.place.remote()
             except RayError as error:
-                if not _was_ended(error):
-                    await self._failed_start(seat, WorkerStartError("workers", _reason(error), SEE_LOGS))
+                if await self._failed_start(seat, error):
                     await _pause(seat)
                 continue
             seat.cores = self._free_cores(place)
@@ -211,14 +210,21 @@ class Pool:
         seat.actor = seat.group = seat.place = seat.cores = seat.engine_key = None
         seat.prepared.clear()
 
-    async def _failed_start(self, seat: _Seat, error: InputError, job: Job | None = None) -> None:
-        """Note that a worker did not start; jobs for which none works are given up at last."""
+    async def _failed_start(self, seat: _Seat, error: RayError, job: Job | None = None) -> bool:
+        """Note that a worker did not start, and tell whether that counts; jobs for which none works are given
+        up at last."""
+        if _was_ended(error):
+            return False
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        known = isinstance(cause, InputError)
+        problem = cause if known else WorkerStartError("workers", _reason(error), SEE_LOGS)
         seat.failures += 1
         for one in [job] if job else list(self._jobs):
             one.failed_starts += 1
             works = any(one.name in other.prepared for other in self._seats)
             if one.failed_starts >= START_TRIES and not works:
-                await self._tell(one, "abort", error)
+                await self._tell(one, "abort", problem)
+        return True
 
     async def _feed(self, seat: _Seat, ahead: bool) -> None:
         """Give a worker one shard after another; returns when the worker has to be replaced."""
@@ -279,11 +285,7 @@ class Pool:
                 with traces.span("start engine" if starts else "prepare", job.trace):
                     found = await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
             except RayError as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                known = isinstance(cause, InputError)
-                problem = cause if known else WorkerStartError("workers", _reason(error), SEE_LOGS)
-                if not _was_ended(error):
-                    await self._failed_start(seat, problem, job)
+                await self._failed_start(seat, error, job)
                 raise
             if starts:
                 meters.engine_starts.inc()
