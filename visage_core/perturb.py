@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from visage_core.checkpoints import Checkpoint
-
 HOST = torch.device("cpu")
 # Weights reckoned at a time. On a CPU their float32 values stay in its caches, and no memory is taken and
 # given back for each tensor, which would cost more than the arithmetic; a GPU needs 200 MiB for them.
@@ -61,18 +59,11 @@ def perturbed_tensor(
 
 
 def perturbed(
-    base: Checkpoint, shifts: list[Shift], dtype: torch.dtype
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the model at a point, moved or not, by name. One is made at a time."""
-    return perturbed_tensors(base.weights, shifts, dtype)
-
-
-def perturbed_tensors(
     weights: Mapping[str, torch.Tensor],
     shifts: list[Shift],
     dtype: torch.dtype,
     device: torch.device = HOST,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The same of a model's tensors, made on a device."""
+    """Every tensor of a model at a point, moved or not, by name, made on a device. One is made at a time."""
     for name, weight in weights.items():
         yield name, perturbed_tensor(name, weight, shifts, dtype, device)

@@ -13,7 +13,7 @@ import torch
 from services.engine.held import Held, room_beside
 from services.engine.probe import differences
 from visage_core.checkpoints import Checkpoint
-from visage_core.perturb import Shift, perturbed, perturbed_tensors
+from visage_core.perturb import Shift, perturbed
 from visage_core.sources import TensorSource
 
 
@@ -59,7 +59,7 @@ class MovableWeights:
         self, model: TensorSource, steps: list[tuple[TensorSource, float]]
     ) -> Iterator[tuple[str, torch.Tensor]]:
         shifts = [Shift(coefficient, _opened(file), file.endpoint) for file, coefficient in steps]
-        return perturbed(_base(model), shifts, self.model_config.dtype)
+        return perturbed(_base(model).weights, shifts, self.model_config.dtype)
 
     def _visage_weights_on_gpu(
         self, model: TensorSource, steps: list[tuple[TensorSource, float]]
@@ -73,7 +73,7 @@ class MovableWeights:
             Shift(coefficient, held.of(file, _opened(file)), file.endpoint) for file, coefficient in steps
         ]
         weights = held.of(model, _base(model).weights)
-        return perturbed_tensors(weights, shifts, self.model_config.dtype, self.device)
+        return perturbed(weights, shifts, self.model_config.dtype, self.device)
 
 
 @contextmanager

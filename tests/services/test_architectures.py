@@ -106,7 +106,7 @@ def perturbed_checkpoint(model: Path, steps: Steps, folder: Path) -> Path:
     """The weights some steps away from a model, as a checkpoint."""
     shifts = [Shift(value, source.open(), source.endpoint) for source, value in steps]
     shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
-    weights = dict(perturbed(Checkpoint.open(model), shifts, torch.bfloat16))
+    weights = dict(perturbed(Checkpoint.open(model).weights, shifts, torch.bfloat16))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -46,7 +46,7 @@ def models(tmp_path: Path) -> list[Path]:
 def at(model: Path, found: Axes, point: Point) -> dict[str, torch.Tensor]:
     """The weights at a point."""
     shifts = [Shift(value, source.open(), source.endpoint) for source, value in found.steps(point)]
-    return dict(perturbed(Checkpoint.open(model), shifts, torch.float32))
+    return dict(perturbed(Checkpoint.open(model).weights, shifts, torch.float32))
 
 
 def check(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

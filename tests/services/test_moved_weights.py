@@ -106,7 +106,7 @@ def perturbed_checkpoint(warm: Warm, place: Place, folder: Path) -> Path:
     """The weights at a place, as a checkpoint on the disk."""
     shifts = [Shift(coefficient, file.open(), file.endpoint) for file, coefficient in warm.steps(place)]
     shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    tensors = dict(perturbed(Checkpoint.open(warm.model), shifts, torch.bfloat16))
+    tensors = dict(perturbed(Checkpoint.open(warm.model).weights, shifts, torch.bfloat16))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -116,7 +116,7 @@ def test_the_weights_really_move(warm: Warm) -> None:
 
 
 def test_interpolation_to_one_is_the_other_model(warm: Warm, tmp_path: Path) -> None:
-    at_one = dict(perturbed(Checkpoint.open(warm.model), [_to(warm, 1.0)], torch.bfloat16))
+    at_one = dict(perturbed(Checkpoint.open(warm.model).weights, [_to(warm, 1.0)], torch.bfloat16))
     other = Checkpoint.open(Path(warm.directions["interpolation"].path)).weights
     assert all(torch.equal(tensor, other[name]) for name, tensor in at_one.items())
 

@@ -59,7 +59,7 @@ def test_at_one_it_is_what_peft_merges(tmp_path: Path, kind: str) -> None:
     found = Adapter.open(adapter)
     found.require_fits(base, "adapter")
     assert all(found[name].shape == found.shape(name) for name in found)
-    moved = dict(perturbed(base, [Shift(1.0, found)], torch.bfloat16))
+    moved = dict(perturbed(base.weights, [Shift(1.0, found)], torch.bfloat16))
     changed = [name for name, tensor in moved.items() if not torch.equal(tensor, base.weights[name])]
     assert sorted(changed) == sorted(found)
     for name, tensor in moved.items():
@@ -71,7 +71,7 @@ def test_beyond_one_it_goes_on_in_a_straight_line(tmp_path: Path) -> None:
     base, adapter, _ = trained(tmp_path, **KINDS["plain"])
     found = Adapter.open(adapter)
     name = next(iter(found))
-    moved = dict(perturbed(base, [Shift(2.5, found)], torch.float32))
+    moved = dict(perturbed(base.weights, [Shift(2.5, found)], torch.float32))
     torch.testing.assert_close(moved[name], base.weights[name].float() + 2.5 * found[name])
 
 

@@ -49,9 +49,9 @@ def test_the_origin_is_theta_whatever_was_visited_before(tmp_path: Path) -> None
     tensors = {f"w{i}": torch.randn(5, 7, generator=generator).bfloat16() for i in range(3)}
     base = Checkpoint.open(write_checkpoint(tmp_path / "model", tensors))
     direction = {name: torch.randn(5, 7, generator=generator) for name in tensors}
-    first = dict(perturbed(base, [Shift(0.3, direction)], torch.bfloat16))
-    back = dict(perturbed(base, [Shift(0.0, direction)], torch.bfloat16))
-    again = dict(perturbed(base, [Shift(0.3, direction)], torch.bfloat16))
+    first = dict(perturbed(base.weights, [Shift(0.3, direction)], torch.bfloat16))
+    back = dict(perturbed(base.weights, [Shift(0.0, direction)], torch.bfloat16))
+    again = dict(perturbed(base.weights, [Shift(0.3, direction)], torch.bfloat16))
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
     assert all(torch.equal(first[name], again[name]) for name in tensors)
     assert not any(torch.equal(first[name], tensors[name]) for name in tensors)
