@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Served:
     command: list[str]
     port: int
     environment: dict[str, str] = field(default_factory=dict)
-    output: int | None = None  # where that goes, as subprocess knows it: as this process' own, unless given
+    log: Path | None = None  # what it prints is added to this file; to this process' own output, unless given
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,13 +40,14 @@ class Served:
     def start(self) -> None:
         """Start it, and wait until it takes jobs. Raises TimeoutError, and RuntimeError where it ends."""
         inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        self.process = subprocess.Popen(
-            self.command,
-            stdout=self.output,
-            stderr=self.output,
-            env=inherited | self.environment,
-            preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it only makes a call
-        )
+        with self.log.open("ab") if self.log else nullcontext() as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=output,
+                stderr=output,
+                env=inherited | self.environment,
+                preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it only makes a call
+            )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:

@@ -290,6 +290,8 @@ def soak(
     if database_url is not None:
         environment["DATABASE_URL"] = database_url
     service = (_real if real else _fake)(data, models[0].parent, environment)
+    service.log = folder / "service.log"
+    tell(f"what it writes, its logs with it, is in {folder}")
     asked = Soak(service, data, models, random.Random(seed), kinds, 1 if real else WORKERS)
     begin = time.monotonic()
     try:
@@ -340,8 +342,6 @@ def soak(
     report = Report("soak", figures, versions())
     if report.ok:
         shutil.rmtree(folder)
-    else:
-        tell(f"what it wrote, its logs with it, is in {folder}")
     return report
 
 
@@ -390,13 +390,11 @@ def _jobs(client: Client) -> Iterator[Any]:
 def _fake(data: Path, root: Path, environment: dict[str, str]) -> Served:
     [port] = free_ports(1)
     command = [sys.executable, "-m", "services.bench.fake_serve", str(data), str(port), str(root)]
-    return Served(command, port, environment | {VARIABLE: str(FAKE_SECONDS)}, subprocess.DEVNULL)
+    return Served(command, port, environment | {VARIABLE: str(FAKE_SECONDS)})
 
 
 def _real(data: Path, root: Path, environment: dict[str, str]) -> Served:
-    service = visage_serve(data, root)
-    service.environment, service.output = environment, subprocess.DEVNULL
-    return service
+    return visage_serve(data, root, **environment)
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:
