@@ -45,6 +45,15 @@ async def caller(
     return found
 
 
+async def still_in(request: Request) -> bool:
+    """Whether whoever sent a request a while ago would still be let in: its key may have been revoked."""
+    try:
+        await caller(request, await _bearer(request), await service(request))
+    except UnauthorizedError:
+        return False
+    return True
+
+
 def look_up(what: Service, key: str | None) -> Caller:
     """Whose key it is, or who may do all where none is needed. Raises UnauthorizedError."""
     if key is not None:

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from services.api.access import still_in
 from services.api.service import Service
 from services.jobs.states import OVER
 from services.jobs.store import NoSuchJobError
@@ -77,10 +78,11 @@ class Watch:
 
 
 def as_events(
-    watch: Watch, row: JobRow, last_event_id: str | None, shown: Callable[[JobRow], BaseModel]
+    request: Request, row: JobRow, last_event_id: str | None, shown: Callable[[JobRow], BaseModel]
 ) -> Response:
     """A job from now on as Server-Sent Events, each named for the job's kind, with what `shown` makes of it;
-    204 where it is over and the client knows."""
+    204 where it is over and the client knows. Who would not be let in any more hears nothing more."""
+    watch: Watch = request.app.state.watch
     seen = last_event_id or ""
     since = int(seen) if seen.isascii() and seen.isdigit() else 0
     if row.state in OVER and row.revision == since:
@@ -88,6 +90,8 @@ def as_events(
 
     async def stream() -> AsyncIterator[ServerSentEvent]:
         async for now in watch.follow(row.id, since):
+            if not await still_in(request):
+                return
             yield ServerSentEvent(
                 shown(now).model_dump_json(), event=row.kind, id=str(now.revision), retry=1000
             )

@@ -95,7 +95,7 @@ async def events(
     """The audit as Server-Sent Events: now, and after every change until it is over. The id of an event is
     the audit's revision; with `Last-Event-ID` nothing comes that the client has."""
     row = await run_in_threadpool(what.jobs.get, job, who.sees, KIND)
-    return as_events(request.app.state.watch, row, last_event_id, shown)
+    return as_events(request, row, last_event_id, shown)
 
 
 @router.post("/audits/{job}/cancel", status_code=202, response_model=AuditDetail, responses=documented(404))

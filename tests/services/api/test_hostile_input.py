@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from services.api.access import KNOWN_SECONDS
+from services.api.events import LOOK_SECONDS
 from services.jobs.keys import Scope
 from services.jobs.states import State
 from tests.services.api.conftest import Api
@@ -298,3 +300,18 @@ def test_a_database_that_is_away_is_no_crash(api: Api) -> None:
     expect_problem(api.client.get("/readyz"), 503)
     assert api.client.get("/healthz").status_code == 200
     assert "visage_database_up 0.0" in api.client.get("/metrics").text
+
+
+def test_whose_key_is_revoked_hears_nothing_more(api: Api) -> None:
+    row, key = api.service.keys.create("a key", [Scope.READ, Scope.SUBMIT])
+    headers = {"authorization": f"Bearer {key}"}
+    job = api.submit(headers=headers).json()["id"]
+    with ThreadPoolExecutor(1) as beside:
+        events = beside.submit(api.client.get, f"/v1/landscapes/{job}/events", headers=headers)
+        time.sleep(LOOK_SECONDS)
+        api.service.keys.revoke(row.id)
+        time.sleep(KNOWN_SECONDS)
+        api.service.jobs.cancel(job)
+        told = events.result(60).text
+    assert State.QUEUED in told
+    assert State.CANCELLED not in told
