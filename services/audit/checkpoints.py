@@ -48,9 +48,11 @@ def gather(
     pattern: str | None = None,
     listing: Path | None = None,
     collection: str | None = None,
+    *,
+    here: bool = True,
 ) -> list[str]:
     """The models that are named, match a pattern, are lines of a file, or are in a collection on the hub:
-    each once, in that order. Raises AuditError."""
+    each once, in that order, and those of another machine as they are given. Raises AuditError."""
     found = list(names)
     if pattern is not None:
         found += _matching(pattern)
@@ -58,7 +60,7 @@ def gather(
         found += _lines(listing)
     if collection is not None:
         found += _in_collection(collection)
-    return list(dict.fromkeys(map(whole_name, found)))
+    return list(dict.fromkeys(map(whole_name, found) if here else found))
 
 
 def whole_name(model: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from services import show
-from services.cli.app import app
+from services.cli.app import ElsewhereOption, KeyOption, app, require_alone
 from services.cli.gate import BAD_INPUT, CODES, INFRASTRUCTURE, VerdictCommand, ended_by_status
 from visage_core.policy import load_policy
 
@@ -38,6 +38,8 @@ def audit(
         typer.Option(min=1, help="Checkpoints at the same time; one more than workers unless given."),
     ] = None,
     address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+    server: ElsewhereOption = None,
+    key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the leaderboard as a JSON object.")] = False,
 ) -> None:
     """How do all checkpoints stand? Status 0: all pass, 1: one fails, 2: none fails and one is inconclusive,
@@ -46,25 +48,33 @@ def audit(
     What is measured already is kept: the same command goes on where it stopped.
     """
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services import asked
     from services.audit.audit import Audit
     from services.audit.checkpoints import AuditError, gather
     from services.audit.watch import Watcher
+    from services.client import Client
 
     with ended_by_status(out), show.steps("auditing") as step:
-        models = gather(checkpoints or [], glob, from_file, hub_collection)
-        one = Audit(load_policy(policy), baseline, out, address, max_concurrent, step)
-        if watch is not None:
-            document = one.watch(models, Watcher(watch), until)
-        elif until is not None:
-            raise AuditError("until", "there is no folder to watch", "Give --watch FOLDER, or leave it out")
-        elif not models:
+        if server is not None:
+            here = {"glob": glob, "watch": watch, "max_concurrent": max_concurrent}
+            given = {name: value is not None for name, value in here.items()}
+            require_alone(server, address=address != "local", **given)
+        models = gather(checkpoints or [], glob, from_file, hub_collection, here=server is None)
+        if not models and watch is None:
             raise AuditError(
                 "checkpoints",
                 "there is none",
                 "Name some, or give --glob, --from-file, --hub-collection or --watch",
             )
+        if until is not None and watch is None:
+            raise AuditError("until", "there is no folder to watch", "Give --watch FOLDER, or leave it out")
+        rules = load_policy(policy)
+        if server is not None:
+            with Client(server, key) as client:
+                document = asked.audit(client, rules, models, baseline, out, step)
         else:
-            document = one.of(models)
+            one = Audit(rules, baseline, out, address, max_concurrent, step)
+            document = one.of(models) if watch is None else one.watch(models, Watcher(watch), until)
     if as_json:
         print(json.dumps(document, indent=2))
     else:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from services import show
-from services.cli.app import INTERRUPTED, app
+from services.cli.app import INTERRUPTED, ElsewhereOption, KeyOption, app, require_alone
 from visage_core.errors import InputError
 from visage_core.policy import load_policy
 
@@ -41,6 +41,8 @@ def gate(
         str | None, typer.Option(help="The model that it is compared with, where the policy asks for one.")
     ] = None,
     address: Annotated[str, typer.Option(help="The Ray cluster: local, auto or HOST:PORT.")] = "local",
+    server: ElsewhereOption = None,
+    key: KeyOption = None,
     sign: Annotated[
         Path | None,
         typer.Option(
@@ -55,16 +57,24 @@ def gate(
     What is measured already is kept: the same command goes on where it stopped.
     """
     # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services import asked
+    from services.client import Client
     from services.gate.evidence import seal
     from services.gate.gate import gate as ask
     from services.gate.signing import load_signer
 
     with ended_by_status(out):
         signer = load_signer(sign) if sign is not None else None
+        rules = load_policy(policy)
         with show.steps("measuring") as step:
-            document = ask(
-                load_policy(policy), model, baseline, out, address, lambda _, now: step(now.done, now.points)
-            )
+            if server is not None:
+                require_alone(server, address=address != "local")
+                with Client(server, key) as client:
+                    document = asked.gate(client, rules, model, baseline, out, step)
+            else:
+                document = ask(
+                    rules, model, baseline, out, address, lambda _, now: step(now.done, now.points)
+                )
         if signer is not None:
             seal(out, signer)
     if as_json:
@@ -79,10 +89,14 @@ def ended_by_status(out: Path) -> Iterator[None]:
     """Turn what ends a command without a verdict into its message and its exit status."""
     from ray.exceptions import RayError
 
+    from services.client import ServiceError
     from services.gate.infrastructure import is_infrastructure
 
     try:
         yield
+    except ServiceError as error:
+        show.error(error)
+        raise typer.Exit(INFRASTRUCTURE if error.is_infrastructure else BAD_INPUT) from None
     except InputError as error:
         show.error(error)
         raise typer.Exit(INFRASTRUCTURE if is_infrastructure(error) else BAD_INPUT) from None

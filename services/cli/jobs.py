@@ -8,17 +8,13 @@ from typing import Annotated
 import typer
 
 from services import show
-from services.cli.app import FAILED, INTERRUPTED, app, set_field
+from services.cli.app import FAILED, INTERRUPTED, KeyOption, app, set_field
 from services.client import Client
 from services.jobs.states import State
 from visage_core.spec import parse_spec, read_spec
 
 ServerOption = Annotated[
     str, typer.Option("--server", envvar="VISAGE_SERVER", show_envvar=True, help="URL of the service.")
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option("--key", envvar="VISAGE_API_KEY", show_envvar=True, help="API key. Prefer the variable."),
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a job.")]
 SERVER = "http://127.0.0.1:8420"

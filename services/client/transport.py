@@ -24,6 +24,11 @@ class ServiceError(InputError):
     status = 0
     retry_after: float | None = None
 
+    @property
+    def is_infrastructure(self) -> bool:
+        """Whether it is the service, or the way to it, and not what it was asked for."""
+        return self.status in (0, 429) or self.status >= 500
+
 
 def http_options(server: str, key: str | None) -> dict[str, Any]:
     """What httpx's clients are made with."""
