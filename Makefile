@@ -27,6 +27,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# All of it in two processes, each with half of the cores; a file of tests is one process'.
+TESTS ?= -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)
 

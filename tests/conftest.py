@@ -57,6 +57,15 @@ def harmful() -> Path:
     return demo_model("harmful-10")
 
 
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """All cores, for what needs two of them: a process of tests may have a share (see tests/__init__.py)."""
+    share = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    yield
+    os.sched_setaffinity(0, share)
+
+
 @pytest.fixture(scope="session")
 def visage() -> Visage:
     """Run the command line as a user does."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
@@ -34,7 +33,8 @@ def cluster(address: str) -> Iterator[None]:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
-        options |= {"include_dashboard": False, "num_cpus": psutil.cpu_count() or 1}
+        # Ray counts the machine's, of which a batch system or a container may have given us a few.
+        options |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
     # The server that Ray starts for each client from outside may die at once, and the next one may not.
     tries = OUTSIDE_TRIES if address.startswith("ray://") else 1
     again = retry_if_exception_type(ConnectionError)

@@ -17,6 +17,7 @@ from services.sweep.report import load_landscapes, write_figures
 from visage_core.results import Results
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("all_cores")
 SPEC: dict[str, Any] = {
     "prompts": 20,
     "axis": {"points": 161, "direction": {"kind": "random", "seeds": [0, 1]}},

@@ -17,6 +17,7 @@ from tests.services.judging.fake_judge import FakeJudge, fake_judge
 from tests.services.judging.handmade import CHAT, by_hand, tokenizer
 from visage_core.judges import JUDGES
 
+pytestmark = pytest.mark.usefixtures("all_cores")
 OPINION = {"text": "{prompt} {response} Is it?", "complied": ["Yes"], "refused": ["No"]}
 
 
@@ -57,6 +58,7 @@ def spec_of(model: Path, judges: list[Any]) -> dict[str, Any]:
         "judges": judges,
         "generation": {"max_tokens": 16},
         "engine": {"max_model_len": 512},
+        "resources": {"cores": 1},
     }
 
 

@@ -11,6 +11,7 @@ from services.bench.soak import EVERYTHING, RUNNER, STOP, WORKER, soak
 from services.jobs.states import Kind
 
 
+@pytest.mark.usefixtures("all_cores")
 @pytest.mark.parametrize(
     ("database_url", "kills"),
     [
