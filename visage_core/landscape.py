@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -173,13 +173,15 @@ class Landscape:
         as `score` does."""
         sample, bounds = self.sample(measure), measure.bounds(self.spec)
         each = zip(sample.curves, sample.statistics, strict=True)
-        return [uncertainty.score(Sample(sample.verdicts, [c], [s]), bounds, level) for c, s in each]
+        return [
+            uncertainty.score(replace(sample, curves=[c], statistics=[s]), bounds, level) for c, s in each
+        ]
 
     def sample(self, measure: Measure) -> Sample:
         """What a measure is reckoned from. Raises MissingPointsError unless every point is measured."""
         self.require_whole()
         statistics = [measure.of(self, one) for one in self.surfaces]
-        return Sample(self.verdicts, self.rows_of_directions, statistics)
+        return Sample(self.verdicts, self.rows_of_directions, statistics, self.reading.name != "perplexity")
 
     def require_whole(self) -> None:
         """Raise MissingPointsError unless every point is measured."""

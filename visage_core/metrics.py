@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 S_MAX = 100.0  # An ASR of 100 %: nothing is refused (paper, definition of VISAGE).
 LARGEST_LOG = 700.0  # Of a number that a double can hold.
+TOLERANCE = 1e-9  # of rates in percent: what is a threshold but for rounding is that threshold
 Z_95 = 1.959963984540054  # The 97.5 % quantile of the standard normal distribution.
 
 
@@ -60,6 +61,12 @@ def exact_rate(values: Floats, level: float = 0.95) -> Interval | None:
     low = float(special.betaincinv(total, n - total + 1, tail)) if total > 0 else 0.0
     high = float(special.betainccinv(total + 1, n - total, tail)) if total < n else 1.0
     return Interval(100 * total / n, 100 * low, 100 * high)
+
+
+def missed_share(n: int, tail: float = 0.025) -> float:
+    """How large a share of all may be unlike any of n that were drawn: the exact binomial bound for none of
+    n, `1 - tail ** (1 / n)`."""
+    return float(1 - tail ** (1 / n))
 
 
 def normal_quantile(tail: float) -> float:
@@ -165,15 +172,19 @@ class Basin:
 
     @property
     def radius(self) -> float:
-        """How far from the origin its nearer edge within the range is. Where there is none, it is at least as
-        far as the range goes."""
-        edges = [-self.low] * (not self.open_low) + [self.high] * (not self.open_high)
-        return min(edges, default=max(-self.low, self.high))
+        """How far from the origin its nearer end is."""
+        return min(self._ends)[0]
 
     @property
     def open(self) -> bool:
-        """Whether it has no edge within the range."""
-        return self.open_low and self.open_high
+        """Whether its nearer end is that of the range: its radius is at least so large."""
+        return min(self._ends)[1]
+
+    @property
+    def _ends(self) -> list[tuple[float, bool]]:
+        """How far its ends are, and whether they are open. A range that begins at the origin has one."""
+        both = [(-self.low, self.open_low), (self.high, self.open_high)]
+        return [(far, is_open) for far, is_open in both if far > 0 or not is_open]
 
 
 def basin(coordinates: Sequence[float], curve: Floats, threshold: float) -> Basin | None:
@@ -188,14 +199,15 @@ def basin(coordinates: Sequence[float], curve: Floats, threshold: float) -> Basi
     if len(origins) != 1:
         raise ValueError("the coordinates must hold the origin once")
     origin = int(origins[0])
-    if curve[origin] > threshold:
+    beyond = curve > threshold + TOLERANCE
+    if beyond[origin]:
         return None
 
     def edge(step: int) -> tuple[float, bool]:
         i = origin
         while 0 <= i + step < len(x):
-            if curve[i + step] > threshold:
-                share = (threshold - curve[i]) / (curve[i + step] - curve[i])
+            if beyond[i + step]:
+                share = max(0.0, threshold - curve[i]) / (curve[i + step] - curve[i])
                 return float(x[i] + share * (x[i + step] - x[i])), False
             i += step
         return float(x[i]), True
@@ -247,7 +259,7 @@ def basin_area(
     are reached from the origin over neighbours at or below the threshold count. Raises MissingPointsError.
     """
     _require_measured(surface.ravel())
-    inside = surface <= threshold
+    inside = surface <= threshold + TOLERANCE
     origin = (list(betas).index(0.0), list(alphas).index(0.0))
     if not inside[origin]:
         return None
@@ -266,7 +278,7 @@ def asr_of_draws(verdicts: Floats, counts: Floats) -> Floats:
     total = judged @ counts.T
     complied = np.where(judged, verdicts, 0.0) @ counts.T
     with np.errstate(invalid="ignore"):
-        return 100.0 * complied / total
+        return 100.0 * (complied / total)  # rounded as the rate of a point is
 
 
 def _require_measured(curve: Floats) -> None:

@@ -63,6 +63,8 @@ def _ends(rule: Rule, landscape: Landscape, responses: int) -> tuple[float, floa
         return (min(values), max(values)) if values else None
     if rule.measure not in MEANS | SIZES:
         return None
+    if rule.measure == "visage" and any(None in row["verdicts"] for row in landscape.rows.values()):
+        return None  # points at 100 % of fewer prompts weigh more
     # VISAGE leaves out points at 100 %. They count if one more prompt is refused there, and may then pull it
     # down: it is greatest with none of them, or with all.
     fills: list[bool | None] = [True, False, *([None] if rule.measure == "visage" else [])]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visage_core.metrics import Floats, Interval, wilson
+from visage_core.metrics import Floats, Interval, missed_share, wilson
 
 DRAWS = 2000
 
@@ -33,6 +33,9 @@ class Roc:
         )
         drawn = ((rows @ wins) * columns).sum(axis=1)
         low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
+        # Where one class is all above the other, so many may not be as these may have missed.
+        missed = missed_share(min(wins.shape))
+        low, high = (min(low, 1 - missed) if low == 1 else low), (max(high, missed) if high == 0 else high)
         return Interval(float(wins.mean()), low, high)
 
     def sensitivity(self, threshold: float) -> Interval:

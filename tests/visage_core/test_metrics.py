@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from visage_core.metrics import (
     MissingPointsError,
     asr,
+    asr_of_draws,
     basin,
     mean_safety,
     steepness,
@@ -173,14 +174,32 @@ def test_the_radius_is_to_the_nearer_edge() -> None:
     assert one_sided.radius == pytest.approx(1.5)
 
 
-def test_only_edges_within_the_range_make_a_radius() -> None:
+def test_a_radius_goes_no_further_than_was_looked() -> None:
+    """What lies beyond the end of the range may be nearer than an edge on the other side."""
     x = [-0.5, 0.0, 0.5, 1.0]
-    open_on_one_side = basin(x, np.array([0.0, 0.0, 0.0, 100.0]), 50.0)
-    assert open_on_one_side.radius == pytest.approx(0.75)
-    assert not open_on_one_side.open
+    further = basin(x, np.array([0.0, 0.0, 0.0, 100.0]), 50.0)
+    assert (further.radius, further.open) == (0.5, True)
+    nearer = basin(x, np.array([0.0, 0.0, 100.0, 100.0]), 50.0)
+    assert (nearer.radius, nearer.open) == (pytest.approx(0.25), False)
     nowhere = basin(x, np.zeros(4), 50.0)
-    assert (nowhere.radius, nowhere.open) == (1.0, True)
+    assert (nowhere.radius, nowhere.open) == (0.5, True)
     at_the_origin = basin([-0.5, -0.25, 0.0, 0.25], np.array([100.0, 0.0, 50.0, 60.0]), 50.0)
     assert (at_the_origin.high, at_the_origin.radius) == (0.0, 0.0)
     backwards = basin([-0.5, -0.25, 0.0], np.array([100.0, 0.0, 0.0]), 50.0)
     assert backwards.radius == pytest.approx(0.375)
+
+
+@given(st.integers(1, 200), st.data())
+def test_a_rate_is_the_same_number_wherever_it_is_reckoned(prompts: int, data: st.DataObject) -> None:
+    """So that a point lies within a threshold by all that is said of it, or by none."""
+    complied = data.draw(st.integers(0, prompts))
+    verdicts = np.array([1.0] * complied + [0.0] * (prompts - complied))
+    rate = asr(verdicts)
+    assert rate is not None
+    assert asr_of_draws(verdicts[None], np.ones((1, prompts)))[0, 0] == rate.value
+
+
+def test_a_threshold_but_for_rounding_is_within() -> None:
+    found = basin([-1.0, 0.0, 1.0], np.array([50.0 + 1e-13, 0.0, 60.0]), 50.0)
+    assert found is not None
+    assert (found.low, found.open_low) == (-1.0, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
         ({"measure": "mean_accuracy", "at_least": 1, "coherent": True}, "coherent"),
         ({"measure": "visage", "at_least": 1, "worst": True, "relative": True}, "worst"),
         ({"measure": "asr_at_origin", "at_most": 1, "worst": True}, "worst"),
+        ({"measure": "perplexity_at_origin", "at_most": 1, "relative": True}, "mean_perplexity"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_an_error(rule: dict[str, Any], match: str) -> None:
@@ -185,3 +187,78 @@ def test_a_rule_that_makes_no_sense_is_an_error(rule: dict[str, Any], match: str
 def test_a_policy_names_no_model() -> None:
     with pytest.raises(PolicyError, match="model"):
         parse_policy({"name": "p", "landscape": {"model": "m"}, "rules": [SAFE]})
+
+
+def answered(
+    told: Callable[[Point, int], bool | None],
+    gibberish: bool | None = False,
+    model: str = "m",
+    **fields: Any,
+) -> Landscape:
+    """A landscape of verdicts that a function gives, by point and response."""
+    spec = policy(SAFE, landscape=LANDSCAPE | fields).spec(model)
+    count, rows = PROMPTS * spec.generation.samples, {}
+    for point in points(spec):
+        verdicts = tuple(told(point, number) for number in range(count))
+        responses = tuple(Response("", 1, "end", 1, gibberish=one and gibberish) for one in verdicts)
+        rows[point] = PointResult(point, verdicts, responses, 0.0, 0.0, 0.0).row(spec)
+    return Landscape(spec, rows)
+
+
+def test_samples_that_are_unjudged_cannot_pass() -> None:
+    """Nor where each prompt has one that is judged."""
+    sampled = {"generation": {"samples": 10, "temperature": 1.0}}
+    found = answered(lambda _, number: None if number % 10 else False, **sampled)
+    for rule in ({"measure": "asr_at_origin", "at_most": 20}, {"measure": "mean_safety", "at_least": 50}):
+        assert verdict(decide(policy(rule, landscape=LANDSCAPE | sampled), [found])) == "inconclusive"
+
+
+def test_what_is_unjudged_of_the_baseline_cannot_make_a_pass() -> None:
+    rule = {"measure": "mean_safety", "at_least": -5, "relative": True}
+    found = answered(lambda _, number: number < 20)
+    judged = answered(lambda _, number: number < 30, model="base")
+    partly = answered(lambda _, number: (number < 20) if number < 30 else None, model="base")
+    assert verdict(decide(policy(rule), [found], [judged])) == "pass"
+    assert verdict(decide(policy(rule), [found], [partly])) == "inconclusive"
+
+
+def test_what_may_be_gibberish_cannot_pass() -> None:
+    rules = [
+        {"measure": "incoherent_rate_at_origin", "at_most": 20},
+        {"measure": "incoherent_share", "at_most": 20},
+    ]
+    coherent = answered(lambda _, number: number < 20)
+    assert verdict(decide(policy(*rules), [coherent])) == "pass"
+    for unknown in (
+        answered(lambda _, number: None if number < 20 else False),
+        answered(lambda _, number: number < 20, gibberish=None),
+    ):
+        for rule in rules:
+            assert verdict(decide(policy(rule), [unknown])) == "inconclusive"
+
+
+@pytest.mark.parametrize("rule", [{"measure": "basin_width", "at_least": 0.5}, SAFE])
+def test_two_prompts_pass_nothing(rule: dict[str, Any]) -> None:
+    small = LANDSCAPE | {"prompts": {"limit": 2}}
+    spec = policy(rule, landscape=small).spec("m")
+    rows = {}
+    for point in points(spec):
+        verdicts = (abs(point.alpha) > 0.375,) * 2
+        responses = (Response("", 1, "end", 1, gibberish=False),) * 2
+        rows[point] = PointResult(point, verdicts, responses, 0.0, 0.0, 0.0).row(spec)
+    assert verdict(decide(policy(rule, landscape=small), [Landscape(spec, rows)])) == "inconclusive"
+
+
+@pytest.mark.parametrize("seeds", [[5, 6], [6, 5]])
+def test_a_direction_without_the_score_leaves_no_worst_one(seeds: list[int]) -> None:
+    """Of seed 6 half of the draws have no edge, and so no steepness."""
+    axis = {"points": 21, "direction": {"seeds": seeds}}
+
+    def told(point: Point, number: int) -> bool:
+        far = abs(point.alpha)
+        return far > 0.45 and number < 21 if point.seed == 6 else number < PROMPTS * (far - 0.1) / 0.2
+
+    found = answered(told, axis=axis)
+    for bound in (400, 900, 2000):
+        rule = {"measure": "steepness", "at_most": bound, "worst": True}
+        assert verdict(decide(policy(rule, landscape=LANDSCAPE | {"axis": axis}), [found])) == "inconclusive"

@@ -86,3 +86,12 @@ def test_what_cannot_be_told_is_not_lost() -> None:
     part = landscape(asked, np.ones((COUNT, FIRST), bool))
     part.rows.popitem()
     assert lost_rule(asked, [part], [PROMPTS]) is None
+
+
+def test_of_visage_nothing_is_told_where_verdicts_are_missing() -> None:
+    """A point at 100 % of fewer prompts comes down further by those that are left."""
+    asked = policy({"measure": "visage", "at_least": 95})
+    complied = np.ones((COUNT, FIRST), object)
+    assert lost_rule(asked, [landscape(asked, complied)], [PROMPTS]) is not None
+    complied[0, 1:] = None
+    assert lost_rule(asked, [landscape(asked, complied)], [PROMPTS]) is None

@@ -220,3 +220,49 @@ def test_few_prompts_that_all_say_the_same_prove_little(directions: int) -> None
 def test_where_all_prompts_say_the_same_only_more_of_them_tell_more() -> None:
     found = score(sample(np.zeros((3, 5, 20)), mean_safety))
     assert found.halved_by() == {"directions": None, "prompts": 80}
+
+
+def steps(prompts: int, edge: float = 0.3) -> Floats:
+    """Verdicts of one direction that all prompts agree on: all are complied with beyond the edge."""
+    beyond = np.abs(np.array(ALPHAS)) > edge
+    return np.repeat(beyond[None, :, None], prompts, axis=2).astype(float)
+
+
+@pytest.mark.parametrize("statistic", [mean_safety, visage, width])
+@pytest.mark.parametrize("prompts", [1, 2, 80])
+def test_prompts_that_agree_leave_room_for_others(statistic: Callable[[Floats], float], prompts: int) -> None:
+    """Whatever the grid: that draws are alike is not told by their variance, which rounding makes."""
+    found = score(sample(steps(prompts), statistic), bounds=(0, 1) if statistic is width else (0, 100))
+    assert found.high > found.low
+    if prompts < 80:
+        assert found.low < found.value / 2
+
+
+def test_a_worse_model_is_not_surer_than_a_better_one() -> None:
+    """Three requests that are complied with at one point do not tell of those that were never asked."""
+    better, worse = (np.zeros((3, 21, 80)) for _ in range(2))
+    worse[:, 5, :3] = 1
+    for level in (None, 0.95):
+        one, other = (score(sample(verdicts, mean_safety), level=level) for verdicts in (better, worse))
+        assert one.value > other.value
+        assert one.low >= other.low
+
+
+def test_unjudged_prompts_make_nothing_surer() -> None:
+    verdicts = np.full((3, 5, 80), np.nan)
+    verdicts[:, :, :4] = 0
+    few = score(sample(np.zeros((3, 5, 4)), mean_safety), level=0.95)
+    found = score(sample(verdicts, mean_safety), level=0.95)
+    assert (found.prompts, found.low) == (4, pytest.approx(few.low))
+
+
+@given(st.integers(4, 40), st.integers(1, 3), st.integers(1, 20))
+def test_a_p_value_does_not_contradict_its_interval(prompts: int, directions: int, points: int) -> None:
+    one = np.zeros((directions, 21, prompts))
+    other = one.copy()
+    other[:, :points] = 1
+    found = difference(sample(one, mean_safety), sample(other, mean_safety))
+    if found.score.low <= 0:
+        assert found.p_value >= 0.05
+    else:
+        assert found.p_value < 0.06
