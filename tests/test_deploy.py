@@ -237,11 +237,13 @@ def test_workers_know_no_secret_and_reach_ray_alone() -> None:
             assert not any("env" in key for one in group["template"]["spec"]["containers"] for key in one)
     policies = {one["metadata"]["name"]: one["spec"] for one in read_all(KUBERAY / "networkpolicies.yaml")}
     out = [policy for policy in policies.values() if policy.get("egress")]
-    assert [policy["podSelector"]["matchLabels"] for policy in out] == [
-        {"ray.io/is-ray-node": "yes"},
-        {"ray.io/node-type": "head"},
-    ]
-    assert all("to" in rule for rule in policies["ray"]["egress"])
+    nodes, head, redis = (policy["podSelector"] for policy in out)
+    assert nodes == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    assert head == {"matchLabels": {"ray.io/node-type": "head"}}
+    # The second one is KubeRay's, which removes from Redis what a cluster kept there.
+    values = ["head", "redis-cleanup"]
+    assert redis == {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": values}]}
+    assert all("to" in rule for rule in policies["ray"]["egress"] + policies["to-redis"]["egress"])
 
 
 def test_the_port_of_the_service_is_the_same_everywhere() -> None:
@@ -283,6 +285,16 @@ def test_ray_up_takes_the_cluster_file() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(read(ROOT / "deploy" / "cluster.yaml")))
+
+
+def test_the_service_is_deployed_where_the_dashboard_listens() -> None:
+    cluster = (ROOT / "deploy" / "cluster.yaml").read_text(encoding="utf-8")
+    assert "--dashboard-host=127.0.0.1" in cluster
+    for text in (cluster, (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")):
+        assert set(re.findall(r"--address (http://\S+?:8265)", text)) == {"http://127.0.0.1:8265"}
+    (application,) = serve_configs()[0]["applications"]
+    for folder in (application["args"]["data"], *application["args"]["roots"]):
+        assert folder in cluster, "what has to be there before"
 
 
 def test_the_sizing_table_is_the_one_that_is_reckoned() -> None:
