@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from services.api.metrics import TableMetrics
 from services.api.middleware import Requests
+from services.api.routes import health
 from services.api.service import Service
 from services.api.settings import Settings
 from services.cli.app import app
@@ -85,6 +86,29 @@ def test_every_state_that_a_query_names_is_one() -> None:
     for expression in expressions().values():
         for states in re.findall(r'state=~?"([^"]*)"', expression):
             assert set(states.split("|")) <= set(State)
+
+
+@pytest.mark.parametrize("name", ["scrape.yaml", "scrape-kubernetes.yaml"])
+def test_what_is_scraped_is_there(name: str) -> None:
+    jobs = {job["job_name"]: job for job in read(MONITORING / name)["scrape_configs"]}
+    alerts = (MONITORING / "alerts.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r'job="(\w+)"', alerts)) <= set(jobs) == {"visage", "ray"}
+    assert jobs["visage"]["metrics_path"] in {getattr(route, "path", None) for route in health.router.routes}
+    ports = [
+        target.rpartition(":")[2] for one in jobs["visage"]["static_configs"] for target in one["targets"]
+    ]
+    assert {int(port) for port in ports} == {config["http_options"]["port"] for config in serve_configs()}
+
+
+def test_the_port_of_ray_s_metrics_is_the_one_that_is_scraped() -> None:
+    jobs = {job["job_name"]: job for job in read(MONITORING / "scrape.yaml")["scrape_configs"]}
+    targets = [target for one in jobs["ray"]["static_configs"] for target in one["targets"]]
+    (port,) = {target.rpartition(":")[2] for target in targets}
+    cluster = (ROOT / "deploy" / "cluster.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"--metrics-export-port=(\d+)", cluster)) == {port}
+    for one in clusters():
+        (head,) = one["headGroupSpec"]["template"]["spec"]["containers"]
+        assert {"name": "metrics", "containerPort": int(port)} in head["ports"]
 
 
 def test_every_alert_has_its_place_in_the_runbook() -> None:
