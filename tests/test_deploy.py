@@ -136,6 +136,7 @@ def test_the_image_is_made_of_what_is_there_and_runs_as_nobody() -> None:
     text = (DOCKER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     kept = [line[1:] for line in ignore if line.startswith("!")]
+    assert "LICENSE" in text, "it goes with every copy"
     for sources in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
         for source in sources.split()[:-1]:
             assert (ROOT / source).exists()
