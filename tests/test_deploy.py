@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from services.api.metrics import TableMetrics
 from services.api.middleware import Requests
+from services.api.routes import health
 from services.api.service import Service
 from services.api.settings import Settings
 from services.cli.app import app
@@ -87,6 +88,29 @@ def test_every_state_that_a_query_names_is_one() -> None:
             assert set(states.split("|")) <= set(State)
 
 
+@pytest.mark.parametrize("name", ["scrape.yaml", "scrape-kubernetes.yaml"])
+def test_what_is_scraped_is_there(name: str) -> None:
+    jobs = {job["job_name"]: job for job in read(MONITORING / name)["scrape_configs"]}
+    alerts = (MONITORING / "alerts.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r'job="(\w+)"', alerts)) <= set(jobs) == {"visage", "ray"}
+    assert jobs["visage"]["metrics_path"] in {getattr(route, "path", None) for route in health.router.routes}
+    ports = [
+        target.rpartition(":")[2] for one in jobs["visage"]["static_configs"] for target in one["targets"]
+    ]
+    assert {int(port) for port in ports} == {config["http_options"]["port"] for config in serve_configs()}
+
+
+def test_the_port_of_ray_s_metrics_is_the_one_that_is_scraped() -> None:
+    jobs = {job["job_name"]: job for job in read(MONITORING / "scrape.yaml")["scrape_configs"]}
+    targets = [target for one in jobs["ray"]["static_configs"] for target in one["targets"]]
+    (port,) = {target.rpartition(":")[2] for target in targets}
+    cluster = (ROOT / "deploy" / "cluster.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"--metrics-export-port=(\d+)", cluster)) == {port}
+    for one in clusters():
+        (head,) = one["headGroupSpec"]["template"]["spec"]["containers"]
+        assert {"name": "metrics", "containerPort": int(port)} in head["ports"]
+
+
 def test_every_alert_has_its_place_in_the_runbook() -> None:
     runbook = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     rules = [rule for group in read(MONITORING / "alerts.yaml")["groups"] for rule in group["rules"]]
@@ -112,6 +136,7 @@ def test_the_image_is_made_of_what_is_there_and_runs_as_nobody() -> None:
     text = (DOCKER / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     kept = [line[1:] for line in ignore if line.startswith("!")]
+    assert "LICENSE" in text, "it goes with every copy"
     for sources in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
         for source in sources.split()[:-1]:
             assert (ROOT / source).exists()
@@ -237,11 +262,13 @@ def test_workers_know_no_secret_and_reach_ray_alone() -> None:
             assert not any("env" in key for one in group["template"]["spec"]["containers"] for key in one)
     policies = {one["metadata"]["name"]: one["spec"] for one in read_all(KUBERAY / "networkpolicies.yaml")}
     out = [policy for policy in policies.values() if policy.get("egress")]
-    assert [policy["podSelector"]["matchLabels"] for policy in out] == [
-        {"ray.io/is-ray-node": "yes"},
-        {"ray.io/node-type": "head"},
-    ]
-    assert all("to" in rule for rule in policies["ray"]["egress"])
+    nodes, head, redis = (policy["podSelector"] for policy in out)
+    assert nodes == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    assert head == {"matchLabels": {"ray.io/node-type": "head"}}
+    # The second one is KubeRay's, which removes from Redis what a cluster kept there.
+    values = ["head", "redis-cleanup"]
+    assert redis == {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": values}]}
+    assert all("to" in rule for rule in policies["ray"]["egress"] + policies["to-redis"]["egress"])
 
 
 def test_the_port_of_the_service_is_the_same_everywhere() -> None:
@@ -283,6 +310,16 @@ def test_ray_up_takes_the_cluster_file() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(read(ROOT / "deploy" / "cluster.yaml")))
+
+
+def test_the_service_is_deployed_where_the_dashboard_listens() -> None:
+    cluster = (ROOT / "deploy" / "cluster.yaml").read_text(encoding="utf-8")
+    assert "--dashboard-host=127.0.0.1" in cluster
+    for text in (cluster, (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")):
+        assert set(re.findall(r"--address (http://\S+?:8265)", text)) == {"http://127.0.0.1:8265"}
+    (application,) = serve_configs()[0]["applications"]
+    for folder in (application["args"]["data"], *application["args"]["roots"]):
+        assert folder in cluster, "what has to be there before"
 
 
 def test_the_sizing_table_is_the_one_that_is_reckoned() -> None:

@@ -7,10 +7,14 @@ import runpy
 import shlex
 import tomllib
 from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import mypy.api
 import pytest
@@ -238,6 +242,25 @@ def test_python_fits_the_code(tmp_path: Path) -> None:
     files = sorted(map(str, tmp_path.iterdir()))
     said, faults, status = mypy.api.run(["--config-file", str(ROOT / "pyproject.toml"), *files])
     assert status == 0, said + faults
+
+
+def test_retention_deletes_what_is_old_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = (one for one in blocks("python") if "timedelta(days=90)" in one.text)
+    ended = {"old": datetime(2020, 1, 1, tzinfo=UTC), "new": datetime.now(UTC), "runs": None}
+    client = MagicMock()
+    kinds = {"page": client.delete, "gates": client.delete_gate, "audits": client.delete_audit}
+    for name in kinds:
+        jobs = [SimpleNamespace(id=f"{name}-{job}", finished_at=at) for job, at in ended.items()]
+        pages = {
+            None: SimpleNamespace(items=jobs[1:], next="2"),
+            "2": SimpleNamespace(items=jobs[:1], next=None),
+        }
+        getattr(client, name).side_effect = lambda cursor, pages=pages: pages[cursor]
+    monkeypatch.setattr("services.client.Client", lambda *_: nullcontext(client))
+    monkeypatch.setenv("VISAGE_API_KEY", "key")
+    exec(block.text, {})
+    for name, delete in kinds.items():
+        delete.assert_called_once_with(f"{name}-old")
 
 
 @pytest.mark.parametrize("block", blocks("yaml", "toml"), ids=lambda block: block.place)

@@ -86,6 +86,13 @@ def worker_resources(
         shares = [int(one.get("CPU", 0)) // int(one["GPU"]) for one in nodes if one.get("GPU")]
         return WorkerResources(resources.cores or max(1, min(shares, default=1)), tensor_parallel)
     largest = max(int(one.get("CPU", 0)) for one in nodes)
+    if not largest:
+        raise ClusterError(
+            "resources.cores",
+            "the largest machine of the cluster has 0 cores",
+            "Where workers come once they are asked for, say that they have GPUs, and how many cores with "
+            "each: --gpu --cores N, or `resources: {gpu: true, cores: N}`; else start one that has cores",
+        )
     cpus, reserved = int(total.get("CPU", 1)), sum(judges)
     share = max(1, min(largest, (cpus - reserved) // resources.workers))
     cores = resources.cores or share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -80,6 +81,16 @@ def test_gitlab_tries_again_what_is_the_infrastructure_s() -> None:
     job = yaml.safe_load((ROOT / "deploy/ci/gitlab-ci.yml").read_text(encoding="utf-8"))["gate"]
     assert job["retry"]["exit_codes"] == INFRASTRUCTURE
     assert "allow_failure" not in job
+
+
+def test_the_image_is_started_as_each_system_does_it() -> None:
+    """GitLab's runner gives the entrypoint a shell as arguments; GitHub's has folders of another user."""
+    image = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert 'ENTRYPOINT ["visage"]' in image
+    assert re.search(r"^USER (?!root)", image, re.MULTILINE)
+    github, gitlab = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in EXAMPLES)
+    assert gitlab["gate"]["image"]["entrypoint"] == [""]
+    assert "--user root" in github["jobs"]["gate"]["container"]["options"]
 
 
 def test_there_are_two() -> None:

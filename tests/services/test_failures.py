@@ -24,7 +24,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from services.bench.fakes import fake_measurement, fake_verdict
-from services.sweep.cluster import worker_resources
+from services.sweep.cluster import ClusterError, worker_resources
 from services.sweep.coordinator import CANCELLED, DONE, ENDED_EARLY, Coordinator, Progress
 from services.sweep.engines import Engines
 from services.sweep.pool import START_TRIES, Job, Pool, WorkerResources, WorkerStartError
@@ -247,6 +247,19 @@ def test_workers_with_gpus_have_their_share_of_the_cores(
         assert worker_resources(ResourcesSpec(gpu=False)).gpus == 0
     finally:
         nodes.remove_node(node)
+
+
+@pytest.mark.parametrize("judges", [(), (1,)])
+def test_a_cluster_without_cores_asks_to_be_told_of_its_gpus(
+    judges: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that grows and has a head alone, which is for no workers."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"memory": 1.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"memory": 1.0}}])
+    with pytest.raises(ClusterError, match="0 cores") as refused:
+        worker_resources(ResourcesSpec(cores=7), judges=judges)
+    assert "--gpu --cores N" in refused.value.remedy
+    assert worker_resources(ResourcesSpec(gpu=True, cores=7), judges=judges) == WorkerResources(7, gpus=1)
 
 
 def test_a_worker_that_dies_at_a_point_is_replaced(nodes: Cluster, tmp_path: Path) -> None:

@@ -45,8 +45,11 @@ def plane() -> Policy:
 
 
 def test_the_lists_tell_of_each_gate_and_audit(site: Site) -> None:
-    assert "client.submit_gate" in site.get("/gates")
-    assert "client.submit_audit" in site.get("/audits")
+    for kind in ("gate", "audit"):
+        page = site.get(f"/{kind}s")
+        assert all(
+            way in page for way in (f"visage {kind} --server", f"POST /v1/{kind}s", f"client.submit_{kind}")
+        )
     decided(site.service, policy_of(), label="good")
     decided(site.service, policy_of(name="hard", rules=STRICT))
     looked(site.service, policy_of(name="under way", looks=4))
