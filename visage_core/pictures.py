@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -11,12 +12,15 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import psutil
 
+from visage_core import renderer
+
 SIZE = (900, 520)
 # Seconds that a picture may take, its browser's start included, try after try. At its start kaleido begins to
 # load its page, and then to listen for the end of that: on a busy machine it may come too late, and waits for
 # good, without a word. The next start has another chance.
 PATIENCE = (15.0, 30.0, 60.0, 120.0)
-_drawing = threading.Lock()  # one process draws all pictures
+# One process draws all pictures, and ends with the thread that started it.
+_drawing = ThreadPoolExecutor(1, "pictures")
 
 
 def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
@@ -26,18 +30,34 @@ def render(figure: go.Figure, kind: Literal["html", "png", "svg"]) -> bytes:
     """
     if kind == "html":
         return bytes(figure.to_html(include_plotlyjs=True).encode())
-    with warnings.catch_warnings(), _drawing:
+    return _drawing.submit(_picture, figure, kind).result()
+
+
+def _picture(figure: go.Figure, kind: str) -> bytes:
+    """A picture, after as many tries as it takes. Raises ValueError."""
+    with warnings.catch_warnings():
         # kaleido 0.2 is deprecated by plotly, and the only one that needs no Chrome on the machine.
         warnings.simplefilter("ignore", DeprecationWarning)
         width, height = SIZE
         how = {"width": width, "height": figure.layout.height or height, "scale": 2 if kind == "png" else 1}
+        browser = _browser()
         for seconds in PATIENCE:
             try:
                 return _drawn(figure, kind, how, seconds)
             except (ValueError, OSError) as error:
                 problem = error
-                pio.kaleido.scope._shutdown_kaleido()
+                browser._shutdown_kaleido()
         raise ValueError(f"no browser draws the figure: {problem}")
+
+
+def _browser() -> Any:
+    """plotly's kaleido, which is started as we want it."""
+    found = pio.kaleido.scope
+    if "_build_proc_args" not in vars(found):
+        arguments = found._build_proc_args
+        found._build_proc_args = lambda: renderer.command(arguments())
+        found.mathjax = None  # it would be fetched from elsewhere, and no figure has formulas
+    return found
 
 
 def _drawn(figure: go.Figure, kind: str, how: dict[str, Any], seconds: float) -> bytes:

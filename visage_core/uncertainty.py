@@ -368,7 +368,7 @@ def _are_alike(verdicts: Floats) -> bool:
     """Whether all prompts are alike at all points, but for a few."""
     _, counts = np.unique(np.nan_to_num(verdicts, nan=math.inf), axis=1, return_counts=True)
     prompts = verdicts.shape[1]
-    return prompts - int(counts.max()) < min(FEWEST_UNLIKE, prompts / ONE_IN)
+    return bool(prompts - int(counts.max()) < min(FEWEST_UNLIKE, prompts / ONE_IN))
 
 
 def _widened(score: Score, ends: Sequence[float], bounds: Bounds) -> Score:

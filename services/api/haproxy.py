@@ -6,13 +6,13 @@ next one.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
+from visage_core.processes import end_with_parent
+
 VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main() -> None:
@@ -23,9 +23,3 @@ def main() -> None:
     binary = get_haproxy_binary()
     end_with_parent(signal.SIGKILL)
     os.execv(binary, [binary, *sys.argv[1:]])  # noqa: S606 - no shell is what is wanted
-
-
-def end_with_parent(ending: signal.Signals) -> None:
-    """Let this process get a signal when the one that started it dies, where the system can do that."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ending)

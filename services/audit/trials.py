@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class Listener:
 
 # By the audits' names: Tune copies and stores what it is given, and who listens is this process'.
 _listeners: dict[str, Listener] = {}
+_registering = threading.Lock()
 
 
 @dataclass
@@ -166,16 +168,18 @@ def run_trials(
     def measured(config: dict[str, Any]) -> None:  # Tune wants a function
         trial(config)
 
-    # Tune knows functions by their names, in all of a process.
-    measured.__name__ = f"audit-{trial.name}"
     # Where the models and the folder are. It takes no CPU: it only drives, and the engines have the cores.
     here = tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": SHARE_OF_NODE}])
     names = [one.name for one in candidates]
     # Of Tune's own files none is needed again, unless to see why one failed: what is finished is in the
     # gates' folders. Its state is written in place, so that what a kill leaves of it may be no JSON.
     shutil.rmtree(trial.out / SCRATCH, ignore_errors=True)
+    # Tune knows functions by their names, in all of a process, and takes in one at a time.
+    known_as = f"audit-{trial.name}"
+    with _registering:
+        tune.register_trainable(known_as, tune.with_resources(measured, here))
     tuner = tune.Tuner(
-        tune.with_resources(measured, here),
+        known_as,
         param_space={"checkpoint": tune.grid_search(names)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=max_concurrent,

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from services.api.haproxy import end_with_parent
 from services.api.ports import free_ports
+from visage_core.processes import end_with_parent
 
 API = "ServeReplica:visage:Api"
 START_SECONDS = 120

@@ -28,6 +28,7 @@ LEASE = timedelta(seconds=15)
 WEBHOOK_LEASE = timedelta(minutes=2)
 # A job whose runner died so often without a point in between may be what kills it.
 MOST_STARTS = 5
+SINCE = "since"  # in a job's progress: since when it was running when that was told
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -243,6 +244,7 @@ class Jobs:
             row = _held(session, job, runner)
             if row is None:
                 return False
+            progress = progress | {SINCE: _begin(row)}
             if progress != row.progress:
                 row.starts = 0 if done > row.done else row.starts
                 row.done, row.progress = done, progress
@@ -311,6 +313,10 @@ class Jobs:
                 if row.state == State.CANCELLING:
                     _change(row, State.CANCELLED)
                 else:
+                    # A runner reads a job's models before it tells of it, and draws its figures when all
+                    # points are there. Between, it waits for workers, and is not what it dies of.
+                    waits = (row.progress or {}).get(SINCE) == _begin(row) and row.done < row.points
+                    row.starts = max(0, row.starts - waits)
                     _put_back(row)
                 found.append(job)
         return found
@@ -392,6 +398,11 @@ def _take_turn(session: Session, owner: str) -> None:
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(owner))))
 
 
+def _begin(row: JobRow) -> str | None:
+    """When a job was begun the last time, as JSON has it."""
+    return None if row.started_at is None else row.started_at.isoformat()
+
+
 def _put_back(row: JobRow) -> None:
     """Put a job back into the queue, unless it may be what its runners die of."""
     if row.starts < MOST_STARTS:
@@ -400,7 +411,7 @@ def _put_back(row: JobRow) -> None:
     _change(row, State.FAILED)
     row.error = {
         "field": "model",
-        "problem": f"the job was begun {row.starts} times and broken off before a point was finished",
+        "problem": f"the job was begun {row.starts} times and broken off each time before it was under way",
         "remedy": "Look into the service's log for the reason",
     }
 

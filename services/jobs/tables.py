@@ -62,7 +62,8 @@ class JobRow(Table):
     # Who runs it, and until when that holds without a sign of life: two services never run one job.
     runner: Mapped[str | None] = mapped_column(String(32))
     lease_until: Mapped[datetime | None] = mapped_column(Moment)
-    starts: Mapped[int] = mapped_column(default=0)  # since its last finished point
+    # Since its last finished point, but for those in which its runner died while it waited for workers.
+    starts: Mapped[int] = mapped_column(default=0)
     webhook: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     webhook_due: Mapped[datetime | None] = mapped_column(Moment)  # null: nothing to deliver
     webhook_attempts: Mapped[int] = mapped_column(default=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from visage_core import pictures
+from visage_core import pictures, renderer
 from visage_core.grid import ORIGIN, Point, points
 from visage_core.landscape import Landscape
 from visage_core.pictures import render
@@ -193,7 +195,7 @@ def test_a_browser_that_hangs_at_work_is_replaced(tmp_path: Path, monkeypatch: p
     figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "a title")
     assert render(figure, "svg")
     browser = psutil.Process(pio.kaleido.scope._proc.pid)
-    for process in browser.children(recursive=True):
+    for process in (browser, *browser.children(recursive=True)):
         process.suspend()
     monkeypatch.setattr(pictures, "PATIENCE", (1, 90))
     assert render(figure, "svg")
@@ -211,17 +213,35 @@ def test_a_browser_that_hangs_at_its_start_is_replaced(
         f"#!/bin/sh\n[ -e {pids} ] && exec {kaleido.executable_path()} $@\necho $$ > {pids}\nsleep 1000\n"
     )
     first.chmod(0o755)
-    monkeypatch.setattr(type(kaleido), "executable_path", staticmethod(lambda: str(first)))
+    monkeypatch.setattr(renderer, "command", lambda arguments: [str(first), *arguments[1:]])
     monkeypatch.setattr(pictures, "PATIENCE", (2, 90))
     assert render(figure, "svg")
     assert not psutil.pid_exists(int(pids.read_text()))
+
+
+def test_a_browser_that_hangs_does_not_outlive_its_process() -> None:
+    """Whoever is killed cannot end it, and it hears of nothing."""
+    draw = """
+import time
+import plotly.graph_objects as go, plotly.io as pio
+from visage_core.pictures import render
+render(go.Figure(), "svg")
+print(pio.kaleido.scope._proc.pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", draw], stdout=subprocess.PIPE) as drawer:
+        assert drawer.stdout is not None
+        browser = psutil.Process(int(drawer.stdout.readline()))
+        browser.suspend()
+        drawer.kill()
+    assert not psutil.wait_procs([browser], timeout=30)[1]
 
 
 def test_that_no_browser_starts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = landscape_figure(Landscape(SPEC, sweep(tmp_path).points()), "a title")
     kaleido = pio.kaleido.scope
     kaleido._shutdown_kaleido()
-    monkeypatch.setattr(type(kaleido), "executable_path", staticmethod(lambda: "/bin/false"))
+    monkeypatch.setattr(renderer, "command", lambda _: ["/bin/false"])
     with pytest.raises(ValueError, match="no browser draws the figure"):
         render(figure, "svg")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from ray.tune import registry
 
 from services.audit.checkpoints import Candidate
 from services.audit.trials import SCRATCH, Listener, run_trials
@@ -86,3 +88,23 @@ def test_one_that_is_cancelled_before_its_first_look_has_not_failed(
     trial: Any = FakeTrial("other", tmp_path / "out", engines)
     assert run_trials(trial, candidates(tmp_path, "endless"), 1, listener) == {}
     assert not (tmp_path / "out" / SCRATCH).exists()
+
+
+def test_audits_that_begin_together_do_not_disturb_each_other(
+    engines: FakeEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune's list of functions is no thread's own: here it takes its time to write it."""
+    put = registry._internal_kv_put
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.5)
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(registry, "_internal_kv_put", slowly)
+
+    def audit(name: str) -> dict[Candidate, Exception]:
+        trial: Any = FakeTrial(name, tmp_path / name, engines)
+        return run_trials(trial, candidates(tmp_path, "one"), 1, Listener(lambda _: None, lambda: False))
+
+    with ThreadPoolExecutor(3) as beside:
+        assert list(beside.map(audit, ["one", "two", "three"])) == [{}, {}, {}]

@@ -150,12 +150,27 @@ def test_a_finished_point_gives_a_job_all_its_starts_back(jobs: Jobs, clock: Clo
         assert (row.state, row.starts) == (State.QUEUED, 0)
 
 
-def test_a_note_without_a_new_point_gives_no_start_back(jobs: Jobs, clock: Clock) -> None:
+def test_a_job_that_waits_for_workers_is_not_what_its_runners_die_of(jobs: Jobs, clock: Clock) -> None:
+    """As often as a service is killed, or goes down by itself, while others are measured."""
     job = submitted(jobs).id
-    dies(jobs, clock, job, 3)
+    for done in (0, 3):
+        for _ in range(MOST_STARTS + 1):
+            dies(jobs, clock, job, done)
+            assert jobs.get(job).state == State.QUEUED
+    # What it told of before is not what it tells of now.
     for _ in range(MOST_STARTS):
         assert jobs.get(job).state == State.QUEUED
-        dies(jobs, clock, job, 3)
+        dies(jobs, clock, job)
+    assert jobs.get(job).state == State.FAILED
+
+
+def test_a_job_that_kills_its_runner_once_all_is_measured_fails(jobs: Jobs, clock: Clock) -> None:
+    job = submitted(jobs).id
+    points = jobs.get(job).points
+    dies(jobs, clock, job, points)
+    for _ in range(MOST_STARTS):
+        assert jobs.get(job).state == State.QUEUED
+        dies(jobs, clock, job, points)
     assert jobs.get(job).state == State.FAILED
 
 

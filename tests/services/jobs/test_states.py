@@ -15,7 +15,7 @@ from sqlalchemy import Engine, update
 from sqlalchemy.exc import StatementError
 
 from services.jobs.states import OVER, Kind, State, StateError, require_follows
-from services.jobs.store import Jobs, NoSuchJobError, NotOverError, Submission
+from services.jobs.store import SINCE, Jobs, NoSuchJobError, NotOverError, Submission
 from services.jobs.tables import JobRow
 
 Result = TypeVar("Result")
@@ -126,11 +126,12 @@ def test_a_job_from_its_submission_to_its_end(jobs: Jobs) -> None:
 
     assert jobs.note(row.id, "r", 3, {"done": 3})
     noted = jobs.get(row.id)
-    assert (noted.state, noted.done, noted.progress) == (State.RUNNING, 3, {"done": 3})
+    told = {"done": 3, SINCE: row.started_at.isoformat()}
+    assert (noted.state, noted.done, noted.progress) == (State.RUNNING, 3, told)
 
     assert jobs.end(row.id, "r", State.DONE)
     last = jobs.get(row.id)
-    assert (last.state, last.done, last.progress, last.error) == (State.DONE, 3, {"done": 3}, None)
+    assert (last.state, last.done, last.progress, last.error) == (State.DONE, 3, told, None)
     assert (last.runner, last.lease_until) == (None, None)
     assert last.finished_at is not None
     assert (last.label, last.priority, last.spec, last.model) == ("a label", 2, {"model": "m"}, "m")
