@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel
 from rich import progress as bars
@@ -22,7 +23,9 @@ from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
 
 if TYPE_CHECKING:
-    from services.api.schemas import Estimate, Score
+    from services.api.schemas import Audit as AuditStatus
+    from services.api.schemas import Estimate, Job, Score
+    from services.api.schemas import Gate as GateStatus
     from services.api.schemas import Landscape as JobStatus
     from services.api.settings import Settings
     from services.bench import Report
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from visage_core.landscape import Landscape
     from visage_core.metrics import Interval
 
+J = TypeVar("J", bound="Job")
 out = Console()
 err = Console(stderr=True)
 VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -50,6 +54,31 @@ def error(problem: InputError) -> None:
 def stopped(why: str, folder: Path) -> None:
     err.print(why, markup=False, highlight=False)
     err.print(f"Finished points are kept in {folder}; the same command goes on from there.", markup=False)
+
+
+def fault(problem: Exception) -> None:
+    """Print what nobody has foreseen, with where it comes from: without locals, which may hold responses."""
+    _say("".join(traceback.format_exception(problem)).rstrip())
+
+
+def submitted(job: str, server: str) -> None:
+    """Say by what a job is found that a command waits for."""
+    _say(f"It is job {job} at {server}: `visage status {job} --server {server}` tells of it.")
+
+
+def goes_on(job: str | None, server: str) -> None:
+    """Say what becomes of a job at a service whose command was stopped."""
+    if job is None:
+        _say(f"Stopped. Where {server} has taken it in, the same command follows it.")
+    else:
+        _say(
+            f"Stopped. Job {job} goes on at {server}: the same command follows it again, and "
+            f"`visage cancel {job} --server {server}` ends it."
+        )
+
+
+def _say(text: str) -> None:
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -301,24 +330,65 @@ def jobs(found: list[JobStatus]) -> None:
     out.print(table)
 
 
-def job(one: JobStatus) -> None:
-    """Print how far a job is."""
+def job(one: Job) -> None:
+    """Print how far a job is, and what it has found."""
+    from services.api.schemas import Audit, Gate
+    from services.api.schemas import Landscape as JobStatus
+
     table = Table(show_header=False, title=f"job {one.id}")
     table.add_row("state", _state(one))
-    table.add_row("model", escape(one.model))
-    if one.label:
-        table.add_row("label", escape(one.label))
-    table.add_row("points", f"{one.done} of {one.points}" + (f", {one.failed} failed" if one.failed else ""))
-    if one.eta_seconds is not None:
-        table.add_row("time left", f"about {one.eta_seconds:,.0f} s")
-    table.add_row("VISAGE", _visage(one))
+    if isinstance(one, Audit):
+        rows = _audit_rows(one)
+    elif isinstance(one, Gate):
+        rows = _gate_rows(one)
+    else:
+        assert isinstance(one, JobStatus)
+        rows = _landscape_rows(one)
+    for name, value in rows:
+        table.add_row(name, value)
     table.add_row("cost", f"{one.tokens:,} tokens generated in {one.worker_seconds:,.0f} s of workers")
     if one.error is not None:
         table.add_row("error", escape(f"{one.error.field}: {one.error.problem}. {one.error.remedy}."))
     out.print(table)
 
 
-def watching(changes: Iterator[JobStatus]) -> JobStatus:
+def _landscape_rows(one: JobStatus) -> Iterator[tuple[str, str]]:
+    yield "model", escape(one.model)
+    yield from _common_rows(one)
+    if one.eta_seconds is not None:
+        yield "time left", f"about {one.eta_seconds:,.0f} s"
+    yield "VISAGE", _visage(one)
+
+
+def _gate_rows(one: GateStatus) -> Iterator[tuple[str, str]]:
+    yield "policy", escape(one.name)
+    yield "model", escape(one.model)
+    if one.baseline is not None:
+        yield "baseline", escape(one.baseline)
+    yield from _common_rows(one)
+    if one.look is not None:
+        look = one.look
+        yield "look", f"{look.number} of {look.of}, at {look.responses:,} of {look.planned:,} responses"
+    yield "verdict", "-" if one.verdict is None else f"[{VERDICT_COLOURS[one.verdict]}]{one.verdict}[/]"
+
+
+def _audit_rows(one: AuditStatus) -> Iterator[tuple[str, str]]:
+    yield "policy", escape(one.name)
+    if one.baseline is not None:
+        yield "baseline", escape(one.baseline)
+    yield "models", f"{one.settled} of {one.checkpoints} settled"
+    yield from _common_rows(one)
+    counts = [f"{count} {verdict}" for verdict, count in (one.verdicts or {}).items()]
+    yield "verdicts", ", ".join(counts) or "-"
+
+
+def _common_rows(one: Job) -> Iterator[tuple[str, str]]:
+    if one.label:
+        yield "label", escape(one.label)
+    yield "points", f"{one.done} of {one.points}" + (f", {one.failed} failed" if one.failed else "")
+
+
+def watching(changes: Iterator[J]) -> J:
     """Follow a job under a progress bar; gives how it ended."""
     last = None
     with _bar() as bar:
@@ -391,7 +461,7 @@ def _description(now: Progress) -> str:
     return f"{text}, {_estimate(now)}" if now.estimate is not None else text
 
 
-def _state(one: JobStatus) -> str:
+def _state(one: Job) -> str:
     colours = {"done": "green", "failed": "red", "running": "cyan"}
     return f"[{colours.get(one.state, 'yellow')}]{one.state}[/]"
 
@@ -404,12 +474,21 @@ def _visage(one: JobStatus) -> str:
     return "-"
 
 
-def _doing(one: JobStatus) -> str:
-    if one.state != "running" or one.latest is None:
-        return "starting the engine" if one.state == "running" else one.state
-    text = f"alpha = {one.latest.alpha:g}"
-    text += "" if one.latest.asr is None else f": ASR {one.latest.asr:.1f} %"
-    return f"{text}, VISAGE {_visage(one)}" if one.estimate is not None else text
+def _doing(one: Job) -> str:
+    from services.api.schemas import Audit, Gate
+    from services.api.schemas import Landscape as JobStatus
+
+    if one.state != "running":
+        return str(one.state)
+    if isinstance(one, Audit):
+        return f"{one.settled} of {one.checkpoints} models"
+    if isinstance(one, Gate) and one.look is not None:
+        return f"look {one.look.number} of {one.look.of}"
+    if isinstance(one, JobStatus) and one.latest is not None:
+        text = f"alpha = {one.latest.alpha:g}"
+        text += "" if one.latest.asr is None else f": ASR {one.latest.asr:.1f} %"
+        return f"{text}, VISAGE {_visage(one)}" if one.estimate is not None else text
+    return "measuring" if one.done else "starting the engine"
 
 
 def _estimate(now: Progress) -> str:

@@ -6,12 +6,11 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
 from ray.exceptions import RayError
 
 from services.audit.checkpoints import AuditError, Candidate, named, whole_name
@@ -24,7 +23,7 @@ from services.gate.evidence import BASELINE
 from services.gate.gate import part_of
 from services.gate.infrastructure import is_infrastructure
 from services.sweep.cluster import this_node
-from services.sweep.coordinator import LEASE_SECONDS, WORKING, FolderBusyError, lease_of
+from services.sweep.coordinator import LEASE_SECONDS, WORKING, alone_in
 from services.sweep.engines import Engines
 from services.sweep.plan import Plan, make_plan
 from services.sweep.run import Run, open_engines
@@ -120,7 +119,7 @@ class Audit:
 
     def _audited(self, batches: Iterable[list[str]], watcher: Watcher | None = None) -> dict[str, Any]:
         with ExitStack() as stack:
-            stack.enter_context(_alone_in(self.out))
+            stack.enter_context(alone_in(self.out, "audit", LEASE_SECONDS))
             self._require_same()
             if self.baseline is not None:
                 self._baseline_sizes = self._checked_baseline(self.baseline)
@@ -297,19 +296,3 @@ def _appearing(watcher: Watcher, until: int | None) -> Iterator[list[str]]:
             yield found
         elif until is None or len(seen) < until:
             time.sleep(POLL_SECONDS)
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """One audit at a time in a folder. Raises FolderBusyError."""
-    lease = lease_of(out)
-    try:
-        lease.acquire(timeout=LEASE_SECONDS)
-    except Timeout:
-        raise FolderBusyError(
-            "out", f"another audit is at work in {out}", "Wait for it, or use another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lease.release()

@@ -10,7 +10,7 @@ import typer
 
 from services import show
 from services.cli.app import ElsewhereOption, KeyOption, app, require_alone
-from services.cli.gate import BAD_INPUT, CODES, INFRASTRUCTURE, VerdictCommand, ended_by_status
+from services.cli.gate import BAD_INPUT, CODES, INFRASTRUCTURE, VerdictCommand, ended_by_status, left_to
 from visage_core.policy import load_policy
 
 
@@ -45,41 +45,46 @@ def audit(
     """How do all checkpoints stand? Status 0: all pass, 1: one fails, 2: none fails and one is inconclusive,
     3: bad input, 4: infrastructure, or a checkpoint that is broken.
 
-    What is measured already is kept: the same command goes on where it stopped.
+    What is measured already is kept: the same command goes on where it stopped. With --server it follows the
+    same audit again, until that has a leaderboard.
     """
-    # Imported here: Ray and torch take seconds, and `visage --help` should not.
-    from services import asked
-    from services.audit.audit import Audit
-    from services.audit.checkpoints import AuditError, gather
-    from services.audit.watch import Watcher
-    from services.client import Client
+    with ended_by_status(out):
+        # Imported here: Ray and torch take seconds, and `visage --help` should not.
+        from services import asked
+        from services.audit.audit import Audit
+        from services.audit.checkpoints import AuditError, gather
+        from services.audit.watch import Watcher
+        from services.client import Client
 
-    with ended_by_status(out), show.steps("auditing") as step:
-        if server is not None:
-            here = {"glob": glob, "watch": watch, "max_concurrent": max_concurrent}
-            given = {name: value is not None for name, value in here.items()}
-            require_alone(server, address=address != "local", **given)
-        models = gather(checkpoints or [], glob, from_file, hub_collection, here=server is None)
-        if not models and watch is None:
-            raise AuditError(
-                "checkpoints",
-                "there is none",
-                "Name some, or give --glob, --from-file, --hub-collection or --watch",
-            )
-        if until is not None and watch is None:
-            raise AuditError("until", "there is no folder to watch", "Give --watch FOLDER, or leave it out")
-        rules = load_policy(policy)
-        if server is not None:
-            with Client(server, key) as client:
-                document = asked.audit(client, rules, models, baseline, out, step)
+        with show.steps("auditing") as step:
+            if server is not None:
+                here = {"glob": glob, "watch": watch, "max_concurrent": max_concurrent}
+                given = {name: value is not None for name, value in here.items()}
+                require_alone(server, address=address != "local", **given)
+            models = gather(checkpoints or [], glob, from_file, hub_collection, here=server is None)
+            if not models and watch is None:
+                raise AuditError(
+                    "checkpoints",
+                    "there is none",
+                    "Name some, or give --glob, --from-file, --hub-collection or --watch",
+                )
+            if until is not None and watch is None:
+                raise AuditError(
+                    "until", "there is no folder to watch", "Give --watch FOLDER, or leave it out"
+                )
+            rules = load_policy(policy)
+            if server is not None:
+                with Client(server, key) as client, left_to(client) as submitted:
+                    document = asked.audit(client, rules, models, baseline, out, step, submitted)
+            else:
+                one = Audit(rules, baseline, out, address, max_concurrent, step)
+                document = one.of(models) if watch is None else one.watch(models, Watcher(watch), until)
+        status = status_of(document)
+        if as_json:
+            print(json.dumps(document, indent=2), flush=True)
         else:
-            one = Audit(rules, baseline, out, address, max_concurrent, step)
-            document = one.of(models) if watch is None else one.watch(models, Watcher(watch), until)
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        show.audit(document, out)
-    raise typer.Exit(status_of(document))
+            show.audit(document, out)
+    raise typer.Exit(status)
 
 
 def status_of(document: dict[str, Any]) -> int:

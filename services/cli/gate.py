@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -15,6 +15,9 @@ from services import show
 from services.cli.app import INTERRUPTED, ElsewhereOption, KeyOption, app, require_alone
 from visage_core.errors import InputError
 from visage_core.policy import load_policy
+
+if TYPE_CHECKING:
+    from services.client import Client
 
 CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 BAD_INPUT, INFRASTRUCTURE = 3, 4
@@ -54,39 +57,56 @@ def gate(
 ) -> None:
     """May this model be released? Status 0: pass, 1: fail, 2: inconclusive, 3: bad input, 4: infrastructure.
 
-    What is measured already is kept: the same command goes on where it stopped.
+    What is measured already is kept: the same command goes on where it stopped. With --server it follows the
+    same gate again, until that has decided.
     """
-    # Imported here: Ray and torch take seconds, and `visage --help` should not.
-    from services import asked
-    from services.client import Client
-    from services.gate.evidence import seal
-    from services.gate.gate import gate as ask
-    from services.gate.signing import load_signer
-
     with ended_by_status(out):
+        # Imported here: Ray and torch take seconds, and `visage --help` should not.
+        from services import asked
+        from services.client import Client
+        from services.gate.evidence import seal
+        from services.gate.gate import gate as ask
+        from services.gate.signing import load_signer
+
         signer = load_signer(sign) if sign is not None else None
         rules = load_policy(policy)
         with show.steps("measuring") as step:
             if server is not None:
                 require_alone(server, address=address != "local")
-                with Client(server, key) as client:
-                    document = asked.gate(client, rules, model, baseline, out, step)
+                with Client(server, key) as client, left_to(client) as submitted:
+                    document = asked.gate(client, rules, model, baseline, out, step, submitted)
             else:
                 document = ask(
                     rules, model, baseline, out, address, lambda _, now: step(now.done, now.points)
                 )
         if signer is not None:
             seal(out, signer)
-    if as_json:
-        print(json.dumps(document, indent=2))
-    else:
-        show.decision(document, out)
+        if as_json:
+            print(json.dumps(document, indent=2), flush=True)
+        else:
+            show.decision(document, out)
     raise typer.Exit(CODES[document["verdict"]])
 
 
 @contextmanager
 def ended_by_status(out: Path) -> Iterator[None]:
     """Turn what ends a command without a verdict into its message and its exit status."""
+    try:
+        with _foreseen(out):
+            yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:  # before there was anything to say of it
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        # Python's own status for it is 1, and that says that a model fails.
+        with suppress(Exception):  # where the disk is full that standard error goes to
+            show.fault(error)
+        raise typer.Exit(INFRASTRUCTURE) from None
+
+
+@contextmanager
+def _foreseen(out: Path) -> Iterator[None]:
     from ray.exceptions import RayError
 
     from services.client import ServiceError
@@ -105,4 +125,21 @@ def ended_by_status(out: Path) -> Iterator[None]:
         raise typer.Exit(INFRASTRUCTURE) from None
     except KeyboardInterrupt:
         show.stopped("Stopped.", out)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def left_to(client: Client) -> Iterator[Callable[[str], None]]:
+    """What to tell the id of a job at a service: it is printed, and so is on Ctrl-C that the job goes on."""
+    job = None
+
+    def submitted(one: str) -> None:
+        nonlocal job
+        job = one
+        show.submitted(one, client.server)
+
+    try:
+        yield submitted
+    except KeyboardInterrupt:
+        show.goes_on(job, client.server)
         raise typer.Exit(INTERRUPTED) from None

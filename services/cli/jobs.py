@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from http.client import NOT_FOUND
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services import show
+from services.api.schemas import Audit, AuditDetail, Gate, GateDetail, Job, Landscape, LandscapeDetail
 from services.cli.app import FAILED, INTERRUPTED, KeyOption, app, set_field
-from services.client import Client
+from services.client import Client, ServiceError
 from services.jobs.states import State
 from visage_core.spec import parse_spec, read_spec
 
@@ -18,6 +21,7 @@ ServerOption = Annotated[
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a job.")]
 SERVER = "http://127.0.0.1:8420"
+Detail = LandscapeDetail | GateDetail | AuditDetail
 
 
 @app.command()
@@ -54,24 +58,27 @@ def submit(
 
 @app.command()
 def status(
-    job: Annotated[str | None, typer.Argument(metavar="ID", help="A job; all of them unless given.")] = None,
+    job: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A job of any kind; all landscapes unless given.")
+    ] = None,
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.")] = None,
     label: Annotated[str | None, typer.Option(help="Only jobs of this label.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 20,
     server: ServerOption = SERVER,
     key: KeyOption = None,
 ) -> None:
-    """Print how far a job is, or list the newest jobs."""
+    """Print how far a landscape, a gate or an audit is, or list the newest landscapes."""
     with Client(server, key) as client:
         if job is not None:
-            show.job(client.get(job))
+            show.job(_found(client, job))
         else:
             show.jobs(client.page(state=state, label=label, limit=limit).items)
 
 
 @app.command()
 def watch(job: JobArgument, server: ServerOption = SERVER, key: KeyOption = None) -> None:
-    """Follow a job until it is over; status 1 where it has no score then."""
+    """Follow a landscape, a gate or an audit until it is over; status 1 where it has no score or verdict
+    then. A verdict may be any: read which one."""
     with Client(server, key) as client:
         _watch(client, job)
 
@@ -86,7 +93,7 @@ def results(
     server: ServerOption = SERVER,
     key: KeyOption = None,
 ) -> None:
-    """Fetch a job's points, scores and figures, and print them as `visage run` does."""
+    """Fetch a landscape's points, scores and figures, and print them as `visage run` does."""
     from services.fetched import write_results
 
     with Client(server, key) as client:
@@ -96,24 +103,59 @@ def results(
 
 @app.command()
 def cancel(job: JobArgument, server: ServerOption = SERVER, key: KeyOption = None) -> None:
-    """End a job. Its finished points stay."""
+    """End a landscape, a gate or an audit. Its finished points stay."""
     with Client(server, key) as client:
-        show.job(client.cancel(job))
+        show.job(_first(job, client.cancel, client.cancel_gate, client.cancel_audit))
 
 
 def _watch(client: Client, job: str) -> None:
+    one = _found(client, job)
     try:
-        last = show.watching(client.watch(job))
+        last: Job = show.watching(_changes(client, one))
     except KeyboardInterrupt:
         show.err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
     show.job(last)
-    if last.state != State.DONE or (last.visage is None and _should_have_score(client, job)):
+    if last.state != State.DONE or not _is_told(last, one):
         raise typer.Exit(FAILED)
 
 
-def _should_have_score(client: Client, job: str) -> bool:
+def _found(client: Client, job: str) -> Detail:
+    """A job of whatever kind. Raises ServiceError."""
+    return _first(job, client.get, client.gate, client.audit)
+
+
+def _first(
+    job: str,
+    landscape: Callable[[str], LandscapeDetail],
+    gate: Callable[[str], GateDetail],
+    audit: Callable[[str], AuditDetail],
+) -> Detail:
+    """What the call gives that knows of a job: its id does not tell its kind. Raises ServiceError."""
+    calls: tuple[Callable[[str], Detail], ...] = (landscape, gate)
+    for call in calls:
+        try:
+            return call(job)
+        except ServiceError as error:
+            if error.status != NOT_FOUND:
+                raise
+    return audit(job)
+
+
+def _changes(client: Client, one: Detail) -> Iterator[Job]:
+    if isinstance(one, GateDetail):
+        return client.watch_gate(one.id)
+    return client.watch_audit(one.id) if isinstance(one, AuditDetail) else client.watch(one.id)
+
+
+def _is_told(last: Job, asked: Detail) -> bool:
+    """Whether a job that is done has what it was to tell."""
     from visage_core.landscape import has_visage
 
-    spec = client.get(job).spec
-    return has_visage(spec, spec.prompts[0])
+    if isinstance(last, Gate):
+        return last.verdict is not None
+    if isinstance(last, Audit):
+        return last.verdicts is not None
+    assert isinstance(last, Landscape)
+    assert isinstance(asked, LandscapeDetail)
+    return last.visage is not None or not has_visage(asked.spec, asked.spec.prompts[0])

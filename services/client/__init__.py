@@ -6,6 +6,6 @@ key, so that it makes one job however often it is sent.
 
 from services.client.awaited import AsyncClient
 from services.client.sync import Client
-from services.client.transport import ServiceError
+from services.client.transport import ClientError, ServiceError
 
-__all__ = ["AsyncClient", "Client", "ServiceError"]
+__all__ = ["AsyncClient", "Client", "ClientError", "ServiceError"]

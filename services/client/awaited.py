@@ -49,6 +49,7 @@ class AsyncClient:
     """As Client, to be awaited."""
 
     def __init__(self, server: str, key: str | None = None, patience: float = 60.0) -> None:
+        self.server = server
         self._http = httpx.AsyncClient(**http_options(server, key))
         self._patience = patience
 

@@ -48,10 +48,12 @@ J = TypeVar("J", bound=Job)
 class Client:
     """The service at `server`. What fails on the way is tried again for `patience` seconds.
 
-    Every method raises ServiceError for what the service refuses.
+    Making one raises ClientError for a URL or a key that cannot be used, and every method ServiceError for
+    what the service refuses.
     """
 
     def __init__(self, server: str, key: str | None = None, patience: float = 60.0) -> None:
+        self.server = server
         self._http = httpx.Client(**http_options(server, key))
         self._patience = patience
 

@@ -16,6 +16,7 @@ AGAIN_SECONDS = 1.0
 # The service sends a sign of life every 15 seconds.
 SILENCE_SECONDS = 60.0
 PROBLEM = "application/problem+json"
+LAST_PORT = 65_535
 
 
 class ServiceError(InputError):
@@ -30,11 +31,46 @@ class ServiceError(InputError):
         return self.status in (0, 429) or self.status >= 500
 
 
+class ClientError(InputError):
+    """A URL or a key with which no service can be asked."""
+
+
 def http_options(server: str, key: str | None) -> dict[str, Any]:
-    """What httpx's clients are made with."""
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    """What httpx's clients are made with. Raises ClientError."""
+    headers = {} if key is None else {"authorization": f"Bearer {_bare(key)}"}
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
-    return {"base_url": server, "headers": headers, "timeout": timeout}
+    return {"base_url": _url(server), "headers": headers, "timeout": timeout}
+
+
+def _bare(key: str) -> str:
+    """A key without the white space around it, as files have at their end. Raises ClientError, which does not
+    quote it."""
+    key = key.strip()
+    if not key or not all("!" <= one <= "~" for one in key):
+        raise ClientError(
+            "key",
+            "it is empty, or has characters that no key has",
+            "Give it as `visage keys create` printed it",
+        )
+    return key
+
+
+def _url(server: str) -> httpx.URL:
+    """A service's URL. Raises ClientError, which does not quote it: there may be a password in it."""
+    remedy = "Give it as http://127.0.0.1:8420"
+    try:
+        url = httpx.URL(server)
+        is_one = url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 80) <= LAST_PORT
+    except (httpx.InvalidURL, ValueError):  # ValueError: a host that no name service knows
+        is_one = False
+    if not is_one:
+        raise ClientError("server", "it is no http or https URL with a host", remedy)
+    if url.userinfo:
+        # It would take the place of the key, and be printed and kept with the URL.
+        raise ClientError(
+            "server", "there is a name or a password in its URL", f"{remedy}, and a key beside it"
+        )
+    return url
 
 
 def retries(patience: float) -> dict[str, Any]:
@@ -84,8 +120,8 @@ def told(error: Exception) -> Exception:
     """An error of the connection, as one that says what to do."""
     if isinstance(error, ServiceError):
         return error
+    # That one quotes headers, and so the key.
+    text = "" if isinstance(error, httpx.LocalProtocolError) else str(error)
     return ServiceError(
-        "server",
-        f"it does not answer: {str(error) or type(error).__name__}",
-        "Check its URL, and that it runs",
+        "server", f"it does not answer: {text or type(error).__name__}", "Check its URL, and that it runs"
     )

@@ -12,6 +12,8 @@ import json
 import os
 import platform
 import re
+import shutil
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from importlib.metadata import distributions
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import psutil
 from securesystemslib.signer import CryptoSigner
@@ -41,6 +43,11 @@ PACKED = re.compile(
     r"(decision|environment|spec|inputs|geometry|run|summary)\.json|decision\.(md|html)|junit\.xml"
     r"|points(_[0-9a-f]+)?\.parquet"
 )
+# Where these lie: at the top, with a model, with a part of its prompts, or not merged yet.
+PACKED_IN = re.compile(rf"(({MODEL}|{BASELINE})/(part-[0-9]{{1,3}}/)?(parts/)?)?")
+# Far more than a gate leaves, and no more than a disk and a minute have room for.
+MOST_ENTRIES, MOST_BYTES = 10_000, 2**31
+LONGEST_NAME = 200  # to be told of
 
 
 class EvidenceError(InputError):
@@ -89,6 +96,45 @@ def archive(out: Path) -> bytes:
             if plain and PACKED.fullmatch(PurePosixPath(name).name):
                 file.write(out / name, name)
     return packed.getvalue()
+
+
+def unpack(packed: bytes, folder: Path) -> list[str]:
+    """Put the files of an `archive` that somebody else made into an empty folder, and give their names.
+    Raises EvidenceError, before anything is written where there is what `archive` does not pack."""
+    try:
+        with ZipFile(io.BytesIO(packed)) as file:
+            names = _names_in(file)
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with file.open(name) as source, (folder / name).open("xb") as target:
+                    shutil.copyfileobj(source, target)
+    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
+        if isinstance(error, EvidenceError):
+            raise
+        raise _no_archive(f"it is damaged: {error}") from None
+    return names
+
+
+def _names_in(file: ZipFile) -> list[str]:
+    """The names of a zip's files. Raises EvidenceError where they are not as `archive` packs them."""
+    found = file.infolist()
+    names = [one.filename for one in found]
+    # What unfolds to more than it says is cut off there, and has another checksum then.
+    if len(found) > MOST_ENTRIES or sum(one.file_size for one in found) > MOST_BYTES:
+        raise _no_archive(f"it has more than {MOST_ENTRIES:,} files, or than {MOST_BYTES:,} bytes of them")
+    if any(one.compress_type not in (ZIP_STORED, ZIP_DEFLATED) for one in found):
+        raise _no_archive("it is packed in a way of its own")  # whose decoder fails in ways of its own
+    if len(set(names)) != len(names):
+        raise _no_archive("it has a file twice")
+    for name in names:
+        folder, slash, last = name.rpartition("/")
+        if not (PACKED_IN.fullmatch(folder + slash) and PACKED.fullmatch(last)):
+            raise _no_archive(f"it has a file that no evidence has, {name[:LONGEST_NAME]!r}")
+    return names
+
+
+def _no_archive(problem: str) -> EvidenceError:
+    return EvidenceError("evidence", problem, "Fetch it from the service again")
 
 
 def entries(out: Path) -> Iterator[tuple[str, bool]]:

@@ -124,7 +124,13 @@ def _wrong(bundle: Path, predicate: dict[str, Any]) -> list[Problem]:
         for name in said
         if said[name] != predicate.get(name)
     ]
+    return problems + differences(bundle)
+
+
+def differences(bundle: Path) -> list[Problem]:
+    """How what was decided differs from what the points in a gate's folder lead to. Raises an InputError."""
     document, again = read(bundle, DECISION), recompute(bundle)
+    problems = []
     if again.verdict != document["verdict"]:
         problems.append(
             Problem(
@@ -146,7 +152,8 @@ def _of_others(
 ) -> list[Problem]:
     """How a decision is about something else than this policy and this model."""
     problems = []
-    if policy is not None and parse_policy(read(bundle, DECISION)["policy"]) != policy:
+    decided = parse_policy(read(bundle, DECISION)["policy"])
+    if policy is not None and _as_measured(decided) != _as_measured(policy):
         problems.append(Problem(DECISION, f"it is by another policy than {policy.name!r} as it is now"))
     if model is not None:
         signed = predicate["models"][MODEL]["files"]["model"]
@@ -157,6 +164,13 @@ def _of_others(
             if here.get(name) != signed[name]
         ]
     return problems
+
+
+def _as_measured(policy: Policy) -> Policy:
+    """A policy with all defaults of its landscape, which a service writes down, and without resources, which
+    are its own and change no result."""
+    landscape = policy.spec(MODEL).model_dump(mode="json", exclude={"model", "resources"})
+    return policy.model_copy(update={"landscape": landscape})
 
 
 def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -384,6 +385,23 @@ def lease_of(folder: Path) -> FileLock:
 
 class FolderBusyError(ResultsError):
     """Another process is measuring into the results folder."""
+
+
+@contextmanager
+def alone_in(folder: Path, what: str, seconds: float = LEASE_SECONDS) -> Iterator[None]:
+    """Have a folder's lease; `what` wants it, and others may be at work there. Raises FolderBusyError where
+    one is for longer than `seconds`."""
+    lease = lease_of(folder)
+    try:
+        lease.acquire(timeout=seconds)
+    except Timeout:
+        raise FolderBusyError(
+            "out", f"another {what} is at work in {folder}", "Wait for it, or use another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def claim(results: Results, plan: Plan, lease: FileLock, seconds: float) -> None:

@@ -320,7 +320,12 @@ def test_it_is_about_this_policy_and_this_model(sealed: Path, keys: Path, tmp_pa
     ours = policy()
     assert not verify(sealed, key, policy=ours).problems
     lax = ours.model_copy(update={"rules": ours.rules[:1]})
-    assert [one.file for one in verify(sealed, key, policy=lax).problems] == ["decision.json"]
+    other = ours.model_copy(update={"landscape": ours.landscape | {"generation": {"seed": 8}}})
+    for one in (lax, other):
+        assert [found.file for found in verify(sealed, key, policy=one).problems] == ["decision.json"]
+    # As a service has it, with its own resources: they make no other policy.
+    whole = ours.spec("new").model_dump(mode="json", exclude={"model"}) | {"resources": {"workers": 7}}
+    assert not verify(sealed, key, policy=ours.model_copy(update={"landscape": whole})).problems
     assert {one.file for one in verify(sealed, key, model=tmp_path).problems} == {*FILES}
     out, model = decided(tmp_path / "out"), tmp_path / "model"
     model.mkdir()

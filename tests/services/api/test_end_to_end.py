@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -250,14 +251,24 @@ def test_the_command_line_asks_for_a_gate_and_signs_it(
     assert here("verify", out, "--key", public, "--policy", file, "--model", aligned).returncode == 0
     with Client(measured.service.url) as client:
         gates = client.gates().items
-        assert here("gate", aligned.name, *there, "--out", out).returncode == 0
+        # As a command that was stopped: the folder knows no more than what it has asked for.
+        for name in ("stopped", "other"):
+            (tmp_path / name).mkdir()
+            shutil.copy(out / "request.json", tmp_path / name)
+        assert here("gate", aligned.name, *there, "--out", tmp_path / "stopped").returncode == 0
         assert client.gates().items == gates, "it was measured again"
-    other = here("gate", demo_model("harmful-50").name, *there, "--out", out)
+    job = json.loads((out / "request.json").read_text())["id"]
+    assert job in done.stderr
+    assert "pass" in here("status", job, "--server", measured.service.url).stdout
+    assert here("watch", job, "--server", measured.service.url).returncode == 0
+    again = here("gate", aligned.name, *there, "--out", out)
+    assert (again.returncode, "holds a measurement already" in again.stderr) == (3, True), again.stderr
+    other = here("gate", demo_model("harmful-50").name, *there, "--out", tmp_path / "other")
     assert (other.returncode, "Use another folder" in other.stderr) == (3, True)
     unknown = here("gate", "nowhere", *there, "--out", tmp_path / "unknown")
-    assert (unknown.returncode, unknown.stderr.startswith("model:")) == (3, True), unknown.stderr
-    both = here("gate", aligned.name, *there, "--out", out, "--address", "auto")
-    assert (both.returncode, both.stderr.startswith("address:")) == (3, True), both.stderr
+    assert (unknown.returncode, "error model: " in unknown.stderr) == (3, True), unknown.stderr
+    both = here("gate", aligned.name, *there, "--out", tmp_path / "both", "--address", "auto")
+    assert (both.returncode, "error address: " in both.stderr) == (3, True), both.stderr
     down = written(tmp_path / "down.json", landscape=SMALL | {"judges": [DOWN]}, rules=RULES[:1])
     failed = here("gate", aligned.name, *there, "--policy", down, "--out", tmp_path / "down")
     assert failed.returncode == 4, failed.stderr
