@@ -27,9 +27,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# All of it in two processes, each with half of the cores; a file of tests is one process'.
-TESTS ?= -n 2 --dist loadfile --no-loadscope-reorder
-
+# TESTS="-n 2 --dist loadfile" runs it in two processes, each with half of the cores.
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)
 

@@ -45,6 +45,7 @@ RUNNER = "Runner"
 MOST_REQUESTS = 10_000
 LOOK_SECONDS = 2.0
 PORT_SECONDS = 20.0
+PROXY_SECONDS = 60.0
 QUIET = LoggingConfig(enable_access_log=False)
 
 
@@ -174,6 +175,8 @@ def _prepare_own_ray() -> None:
     # Its head would remember 100,000 ended actors and as many calls, with what they were given.
     os.environ.setdefault("RAY_maximum_gcs_destroyed_actor_cached_count", "1000")
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "10000")
+    # A proxy that a busy machine starts slowly would be ended, and the service with it.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_SECONDS))
     ends_with_ray = Path(sys.executable).with_name("visage-haproxy")
     if ends_with_ray.exists():
         os.environ.setdefault(haproxy.VARIABLE, str(ends_with_ray))
