@@ -46,6 +46,7 @@ SMALL: dict[str, Any] = {
     "generation": {"max_tokens": 8},
     "engine": SPEC["engine"],
 }
+LAX = {"measure": "asr_at_origin", "at_most": 100}
 NO_JUDGE = "http://127.0.0.1:9/v1"
 DOWN = {
     "kind": "endpoint",
@@ -243,7 +244,7 @@ def test_the_command_line_asks_for_a_gate_and_signs_it(
     measured: Measured, aligned: Path, here: Visage, tmp_path: Path
 ) -> None:
     private, public = signing_keys(tmp_path)
-    file, out = written(tmp_path / "policy.json", landscape=SMALL, rules=RULES[:1]), tmp_path / "out"
+    file, out = written(tmp_path / "policy.json", landscape=SMALL, rules=[LAX]), tmp_path / "out"
     there = ("--policy", file, "--server", measured.service.url)
     done = here("gate", aligned.name, *there, "--out", out, "--sign", private, "--json")
     assert done.returncode == 0, done.stderr
@@ -269,7 +270,7 @@ def test_the_command_line_asks_for_a_gate_and_signs_it(
     assert (unknown.returncode, "error model: " in unknown.stderr) == (3, True), unknown.stderr
     both = here("gate", aligned.name, *there, "--out", tmp_path / "both", "--address", "auto")
     assert (both.returncode, "error address: " in both.stderr) == (3, True), both.stderr
-    down = written(tmp_path / "down.json", landscape=SMALL | {"judges": [DOWN]}, rules=RULES[:1])
+    down = written(tmp_path / "down.json", landscape=SMALL | {"judges": [DOWN]}, rules=[LAX])
     failed = here("gate", aligned.name, *there, "--policy", down, "--out", tmp_path / "down")
     assert failed.returncode == 4, failed.stderr
 
@@ -284,7 +285,7 @@ def test_checkpoints_are_audited_on_the_engines_that_are_warm(
         tmp_path / "policy.json",
         name="small",
         landscape=SMALL,
-        rules=[{"measure": "asr_at_origin", "at_most": 100}],
+        rules=[LAX],
     )
     policy = json.loads(file.read_text())
     before = {process.pid for process in measured.service.processes("ray::Worker")}
