@@ -20,7 +20,7 @@ from visage_core.grid import points
 from visage_core.policy import Policy, parse_policy
 from visage_core.results import PointResult, Response, Results
 
-PROMPTS = 20
+PROMPTS = 40
 LANDSCAPE = {
     "axis": {"points": 5, "direction": {"seeds": [0, 1]}},
     "prompts": {"limit": PROMPTS},
