@@ -56,7 +56,6 @@ def _browser() -> Any:
     if "_build_proc_args" not in vars(found):
         arguments = found._build_proc_args
         found._build_proc_args = lambda: renderer.command(arguments())
-        found.mathjax = None  # it would be fetched from elsewhere, and no figure has formulas
     return found
 
 
