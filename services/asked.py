@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from services.jobs.storage import LOCK
 from services.sweep.coordinator import alone_in
 from visage_core.errors import InputError
 from visage_core.policy import Policy, parse_policy
-from visage_core.results import Results
+from visage_core.results import Results, write_whole
 
 REQUEST = "request.json"
 LEADERBOARD = "leaderboard.json"
@@ -218,10 +217,4 @@ def _require_alone(names: Sequence[str], out: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda partial: partial.write_bytes(content))

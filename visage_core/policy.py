@@ -287,7 +287,11 @@ def _stays(rule: Rule, landscape: Landscape, baseline: Landscape | None, level: 
     theirs = _answered_otherwise(rule, baseline) if rule.relative and baseline is not None else [baseline]
     if ours is None or theirs is None:
         return False
-    values = (_value(rule, one, other, level, last) for one in ours for other in theirs)
+    # As they are, they were looked at before.
+    pairs = (
+        (one, other) for one in ours for other in theirs if one is not landscape or other is not baseline
+    )
+    values = (_value(rule, one, other, level, last) for one, other in pairs)
     return all(value is not None and _verdict(rule, value)[0] == PASS for value in values)
 
 

@@ -249,7 +249,7 @@ class Results:
                 "out", f"{name!r} is no file of finished points", "Use files of a results folder"
             )
         self._parts.mkdir(parents=True, exist_ok=True)
-        _replace(self._parts / name, lambda partial: partial.write_bytes(content))
+        write_whole(self._parts / name, lambda partial: partial.write_bytes(content))
 
     def merge(self) -> None:
         """Gather the parts into points.parquet and responses.parquet."""
@@ -300,7 +300,7 @@ class Results:
         """Write a JSON document into the folder, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        _replace(self.folder / name, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(self.folder / name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON document of the folder; None where it is not there. Raises ResultsError."""
@@ -370,10 +370,10 @@ def _require_room(file: pq.ParquetFile) -> None:
 
 def _write(table: pa.Table, path: Path) -> None:
     # In small groups of rows, so that a page of responses can be read without the rest.
-    _replace(path, lambda partial: pq.write_table(table, partial, GROUP_ROWS, compression="zstd"))
+    write_whole(path, lambda partial: pq.write_table(table, partial, GROUP_ROWS, compression="zstd"))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside `path`, bring it to the disk, and give it its name: whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

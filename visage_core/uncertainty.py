@@ -339,7 +339,7 @@ def _for_decisions(means: Floats, prompts: int, tail: float) -> tuple[float, flo
     and where the draws are skew more on the side where it would end too soon (Johnson, "Modified t tests and
     confidence intervals for asymmetrical populations", 1978)."""
     quantile = t_quantile(tail, max(1, prompts - 1))
-    skew = 0.0 if np.ptp(means) < 1e-9 else _skew(means) / 6 * (1 + 2 * quantile**2)
+    skew = 0.0 if np.ptp(means) < ROUNDING else _skew(means) / 6 * (1 + 2 * quantile**2)
     wider = math.sqrt(prompts / max(1, prompts - 1))  # the bootstrap's variance has n where t's has n - 1
     return (quantile + max(0.0, -skew)) * wider, (quantile + max(0.0, skew)) * wider
 
