@@ -16,7 +16,7 @@ import torch
 from services.sweep.coordinator import DONE
 from tests.checkpoints import write_checkpoint
 from tests.conftest import free_port
-from tests.services.test_failures import ROOT, SPEC, expect_whole
+from tests.services.fake_engines import ROOT, SPEC, expect_whole
 from visage_core.results import Results
 
 
