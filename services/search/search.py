@@ -19,11 +19,11 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from services.search.spec import SearchSpec
-from services.sweep.cluster import cluster, this_node, worker_resources
+from services.sweep.cluster import this_node
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.plan import make_plan
 from services.sweep.report import load_landscapes
-from services.sweep.run import Run
+from services.sweep.run import Run, open_engines
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.landscape import MEASURES, Landscape
@@ -58,20 +58,14 @@ def search(
     _begin(spec, Results(out))
     base = Checkpoint.open(Path(plan.model.path))
     norms = {name: float(torch.linalg.vector_norm(base.weights[name].double())) for name in base.tensors}
-    landscape = spec.landscape
-    with cluster(address):
-        resources = worker_resources(landscape.resources, landscape.engine.tensor_parallel)
-        engines = Engines(landscape.resources.workers, resources)
-        try:
-            told("random directions", 0)
-            beside = measure(plan.spec, out / "random", engines, "random")
-            trials = _run_trials(spec, norms, out, engines, told)
-            best = trials[0]
-            told("the direction that was found, with all prompts", spec.trials)
-            confirmed = candidate(spec, best["config"], norms, prompts=None)
-            found = measure(confirmed, out / "found", engines, "found")
-        finally:
-            engines.close()
+    with open_engines(spec.landscape, address) as engines:
+        told("random directions", 0)
+        beside = measure(plan.spec, out / "random", engines, "random")
+        trials = _run_trials(spec, norms, out, engines, told)
+        best = trials[0]
+        told("the direction that was found, with all prompts", spec.trials)
+        confirmed = candidate(spec, best["config"], norms, prompts=None)
+        found = measure(confirmed, out / "found", engines, "found")
     document = {
         "search_version": SEARCH_VERSION,
         "spec": spec.model_dump(mode="json"),
