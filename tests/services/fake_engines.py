@@ -18,6 +18,7 @@ from services.sweep.engines import Engines
 from services.sweep.pool import WorkerResources
 from services.sweep.run import Run
 from tests.services.fakes import FakeWorker, fake_plan
+from tests.services.patience import patience
 from visage_core.grid import Point, points
 from visage_core.results import Results
 
@@ -50,13 +51,14 @@ def fake_engines() -> Iterator[FakeEngines]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     os.environ["PYTHONPATH"] = path  # the workers' processes find the fakes by it
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-    try:
-        yield FakeEngines(cluster)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with patience():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield FakeEngines(cluster)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 def run_of(folder: Path, engines: Engines, spec: dict[str, Any] = SPEC, **inputs: Any) -> Run:

@@ -20,6 +20,7 @@ import ray
 from services.sweep import run
 from services.sweep.engines import Engines
 from services.sweep.pool import WorkerResources
+from tests.services.patience import patience
 
 # The settings of the engine that tests share, in a spec and on the command line. CPUs that do not know
 # bfloat16 compute in it five times as slowly as in float32.
@@ -56,7 +57,9 @@ class Warm:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(self.packages), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setattr(sys, "path", [*sys.path, str(self.packages)])
-        ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        with patience():
+            ray.init("local", num_cpus=CORES, **options)
         self._started.callback(ray.shutdown)
 
     def close(self) -> None:
