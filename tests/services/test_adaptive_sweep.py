@@ -34,7 +34,7 @@ def engines() -> Iterator[FakeEngines]:
 
 
 def run(out: Path, engines: FakeEngines, spec: dict[str, Any]) -> dict[str, Any]:
-    assert finish(run_of(out, engines.of(2), spec, seconds=0.01)).state == DONE
+    assert finish(run_of(out, engines.of(2), spec)).state == DONE
     return dict(json.loads((out / "summary.json").read_text(encoding="utf-8"))["landscapes"][0])
 
 
