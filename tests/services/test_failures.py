@@ -370,16 +370,16 @@ def test_a_killed_driver_goes_on_where_it_was(room: FakeEngines, tmp_path: Path)
 def test_a_removed_node_and_one_that_comes_late(room: FakeEngines, tmp_path: Path) -> None:
     extra = room.cluster.add_node(num_cpus=2)
     room.cluster.wait_for_nodes()
-    spec = {"axis": {"points": 101, "direction": {"kind": "random", "seeds": [0]}}}
+    spec = {"axis": {"points": 201, "direction": {"kind": "random", "seeds": [0]}}}
     run = run_of(tmp_path / "out", room.of(5), spec=spec, seconds=0.1)
     removed, added, places = False, None, set()
     for progress in run:
         state = ray.get(run.engines.pool().state.remote())
         here = {worker["node"] for worker in state["workers"]} - {None}
-        if progress.done > 10 and len(here) == 2 and not removed:
+        if progress.done > 40 and len(here) == 2 and not removed:
             room.cluster.remove_node(extra, allow_graceful=False)
             removed = True
-        if removed and progress.done > 20 and added is None:
+        if removed and progress.done > 80 and added is None:
             added = room.cluster.add_node(num_cpus=2)
         if added is not None:
             places |= here
