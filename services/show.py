@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from services import scores
-from services.tables import curve_table, rate_text
+from services.tables import rate_text
 from visage_core.calibration import Agreement, corrected_rate
 from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from services.bench import Report
     from services.gate.verification import Verification
     from services.jobs.tables import KeyRow
+    from services.overview import Detail
     from services.reproduce import Claim
     from services.sweep.coordinator import Progress
     from services.sweep.memory import MemoryPlan
@@ -103,49 +104,12 @@ def progress(run: Run) -> None:
         err.print(f"Ended early: {_estimate(now)}. The same command without --stop-when measures the rest.")
 
 
-def drawings(folder: Path) -> None:
-    """Draw the landscapes of a results folder."""
-    from services.draw import drawing
-    from services.sweep.report import load_landscapes
+def landscape(folder: Path, detail: Detail) -> None:
+    """Print the overview of a results folder whose summary is written."""
+    from services.overview import overview
 
-    for measured in load_landscapes(folder):
-        if len(measured.spec.prompts) > 1:
-            out.print(measured.prompts.name, markup=False, style="bold")
-        out.print(drawing(measured, out.width))
-        out.print()
-
-
-def landscape(folder: Path) -> None:
-    """Print the curves and the scores of a results folder whose report is written."""
-    from services.sweep.report import load_landscapes
-
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    landscapes = load_landscapes(folder)
-    for measured, entry in zip(landscapes, summary["landscapes"], strict=True):
-        if len(landscapes) > 1:
-            out.rule(escape(measured.prompts.name))
-        if measured.spec.second_axis is None:
-            out.print(_curves(measured))
-        out.print(_scores(entry, measured.spec))
-        if entry["judges"]:
-            out.print(_judges(entry))
-        for note in scores.notes(entry):
-            out.print(note, markup=False, highlight=False)
-    for line in _places(summary.get("geometry") or {"directions": []}):
-        out.print(line, markup=False, highlight=False)
-    for failure in summary["run"]["failed"]:
-        where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
-        out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
-    judges = [entry["judge"] for entry in summary["landscapes"] if entry["judge"]]
-    if judges and judges[0] not in (summary["calibration"] or {"judges": {}})["judges"]:
-        out.print(
-            f"How far {judges[0]} can be trusted here is not known: `visage judges evaluate LABELS --run "
-            f"{folder}` holds it against human labels.",
-            markup=False,
-            highlight=False,
-        )
-    out.print(scores.cost([entry["totals"] for entry in summary["landscapes"]]), highlight=False)
-    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+    for part in overview(folder, detail, out.width):
+        out.print(part, highlight=False, crop=False)
 
 
 def comparison(document: dict[str, Any]) -> None:
@@ -502,47 +466,6 @@ def _interval(score: Score | Interval, digits: int = 1) -> str:
 
 def _some(interval: Interval | None) -> str:
     return "-" if interval is None else _interval(interval)
-
-
-def _curves(measured: Landscape) -> Table:
-    numbers = curve_table(measured)
-    table = Table(title=f"{measured.reading.title}, 95 % interval")
-    for name in (numbers.down, *numbers.across):
-        table.add_column(name, justify="right")
-    for alpha, cells in numbers.rows:
-        table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
-    return table
-
-
-def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
-    coherent = ["coherent alone"] * bool(summary["coherent"])
-    title = "VISAGE" if summary["reading"] == "asr" else "scores"
-    columns = ["score", "value", "95 % interval", *coherent, "meaning"]
-    table = Table(*columns, title=f"{title} of {escape(Path(spec.model).name)}")
-    for row in scores.score_rows(summary, spec):
-        beside = [row.coherent] if coherent else []
-        table.add_row(row.name, row.value, row.between, *beside, row.meaning)
-    return table
-
-
-def _judges(summary: dict[str, Any]) -> Table:
-    """The chief scores by each judge."""
-    columns, rows = scores.judge_rows(summary)
-    table = Table(*columns, title="by judge")
-    for row in rows:
-        table.add_row(escape(row.judge), row.value, row.between, *row.at_origin, row.unjudged)
-    return table
-
-
-def _places(geometry: dict[str, Any]) -> Iterator[str]:
-    """How the directions lie, a line each."""
-    for one in geometry["directions"]:
-        name = "the plane" if one["seed"] is None else f"the plane of seed {one['seed']}"
-        if one["cosine"] is not None:
-            yield f"Cosine between the directions of {name}: {one['cosine']:.2g}."
-        for place in one["places"]:
-            where = f"alpha = {place['alpha']:.3f}, beta = {place['beta']:.3f}"
-            yield f"{Path(place['name']).name}: {where}, {place['off']:.0%} of its way off it."
 
 
 def _add_fields(table: Table, part: type[BaseModel], prefix: str) -> None:

@@ -98,7 +98,7 @@ def results(
 
     with Client(server, key) as client:
         write_results(client, job, out, responses)
-    show.landscape(out)
+    show.landscape(out, "scores")
 
 
 @app.command()

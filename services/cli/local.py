@@ -219,20 +219,27 @@ def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: flo
         show.stopped(f"Stopped: {str(error).strip().splitlines()[0]}", out)
         raise typer.Exit(FAILED) from None
     for folder in folders:
-        show.landscape(folder)
+        show.landscape(folder, "scores" if len(folders) == 1 else "words")
     if len(folders) > 1:
         show.comparison(write_comparison(folders, out))
 
 
 @app.command("show")
-def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
+def show_(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Print each score's meaning, the numbers of the curves and all notes too."
+        ),
+    ] = False,
+) -> None:
     """Draw a run's landscapes here, print its summary, and draw its figures again."""
     from services.sweep.report import write_figures, write_summary
 
     write_summary(folder)
     write_figures(folder)
-    show.drawings(folder)
-    show.landscape(folder)
+    show.landscape(folder, "everything" if explain else "drawings")
 
 
 @app.command()
