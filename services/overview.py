@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def overview(folder: Path, detail: Detail, width: int) -> Iterator[RenderableTyp
     most = None if everything else MOST_NOTES if has_scores and len(landscapes) == 1 else 0
     yield from _some_notes(notes, folder, most)
     if not has_scores:
-        yield _line(f"Scores: visage show {folder}")
+        yield _line(f"Scores: visage show {_quoted(folder)}")
     yield _line(f"Files: {folder}")
     yield Text(scores.cost([entry["totals"] for entry in summary["landscapes"]]))
 
@@ -59,7 +60,7 @@ def overview(folder: Path, detail: Detail, width: int) -> Iterator[RenderableTyp
 def _scores(measured: Landscape, entry: dict[str, Any], detail: Detail) -> Iterator[RenderableType]:
     """The scores, each judge's, and if everything is wanted their meanings and the numbers of the curves."""
     everything = detail == "everything"
-    rows = scores.score_rows(entry, measured.spec, by_direction=everything)
+    rows = scores.score_rows(entry, measured.spec, compact=not everything)
     has_coherent = bool(entry["coherent"])
     yield ""
     table = _table(["score", "value", "95 % interval", *["coherent alone"] * has_coherent])
@@ -73,7 +74,7 @@ def _scores(measured: Landscape, entry: dict[str, Any], detail: Detail) -> Itera
         yield from (meanings, "")
     if entry["judges"]:
         columns, judges = scores.judge_rows(entry)
-        table = _table(columns)
+        table = _table([name.replace("at the ", "at\nthe ") for name in columns])
         for judge in judges:
             table.add_row(Text(judge.judge), judge.value, judge.between, *judge.at_origin, judge.unjudged)
         yield from (table, "")
@@ -122,7 +123,7 @@ def _some_notes(notes: list[str], folder: Path, most: int | None) -> Iterator[Re
     yield from map(Text, shown)
     if left := len(notes) - len(shown):
         more = f"{left}{' more' if shown else ''} note{'s' if left > 1 else ''}"
-        yield _line(f"{more}: visage show {folder} --explain")
+        yield _line(f"{more}: visage show {_quoted(folder)} --explain")
 
 
 def _notes(summary: dict[str, Any], names: list[str], folder: Path) -> list[str]:
@@ -155,8 +156,13 @@ def _trust(summary: dict[str, Any], folder: Path) -> Iterator[str]:
     if judges and judges[0] not in (summary["calibration"] or {"judges": {}})["judges"]:
         yield (
             f"How far {judges[0]} can be trusted here is not known: `visage judges evaluate LABELS --run "
-            f"{folder}` compares it with human labels."
+            f"{_quoted(folder)}` compares it with human labels."
         )
+
+
+def _quoted(folder: Path) -> str:
+    """A folder as a word of a command."""
+    return shlex.quote(str(folder))
 
 
 def _line(text: str) -> RenderableType:

@@ -22,6 +22,7 @@ NAMES = {
 }
 
 
+COMPLEMENTS = {"asr": "refusal_rate", "refusal_rate": "asr"}
 HUGE = 1e6
 
 
@@ -47,9 +48,9 @@ class JudgeRow:
     unjudged: str
 
 
-def score_rows(summary: dict[str, Any], spec: LandscapeSpec, *, by_direction: bool = True) -> list[ScoreRow]:
-    """The scores of a landscape, from its entry in summary.json; `by_direction` adds the basin of each
-    direction."""
+def score_rows(summary: dict[str, Any], spec: LandscapeSpec, *, compact: bool = False) -> list[ScoreRow]:
+    """The scores of a landscape, from its entry in summary.json; `compact` leaves out the basin of each
+    direction, and the refusal rate or the ASR at the origin, of which one is 100 less the other."""
     coherent = summary["coherent"] or {}
     rows = []
     for key, (name, form) in NAMES.items():
@@ -60,15 +61,16 @@ def score_rows(summary: dict[str, Any], spec: LandscapeSpec, *, by_direction: bo
             rows.append(ScoreRow(name, value(key, score), between(score, digits(key)), beside, meaning))
         elif key == "visage" and summary["reading"] == "asr":
             rows.append(ScoreRow(name, "-", "", beside, meaning))
+    redundant = COMPLEMENTS.get(summary["reading"]) if compact else None
     for key, rate in summary["at_origin"].items():
-        if rate is not None:
+        if rate is not None and key != redundant:
             name = "coherent ASR" if key == "asr_coherent" else key.replace("_", " ").replace("asr", "ASR")
             name += " at the origin"
             rows.append(
                 ScoreRow(name, number(rate["value"], 1), between(rate, 1), "", "of the unperturbed model")
             )
     for row, direction in enumerate(summary["directions"]):
-        if by_direction and "basin" in direction:
+        if "basin" in direction and not compact:
             name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
             size, where = _basin(direction["basin"])
             beside = _basin(coherent["directions"][row]["basin"])[0] if coherent else ""
