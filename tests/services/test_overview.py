@@ -265,6 +265,13 @@ def test_a_table_has_a_line_for_each_score_and_no_meanings(tmp_path: Path) -> No
     assert f"Files: {tmp_path}\nCost: " in text
 
 
+def test_each_judge_has_a_line(tmp_path: Path) -> None:
+    lines = printed(folder_of(tmp_path, spec_of(JUDGES)), "scores")
+    [paper], [modern] = ([one for one in lines if one.startswith(name)] for name in JUDGES["judges"])
+    assert paper.split()[1:] == modern.split()[1:]
+    assert len(paper.split()) == 8
+
+
 def test_several_prompt_sets_have_headlines_and_show_has_their_scores(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, spec_of(BOTH))
     text = "\n".join(printed(folder, "scores"))

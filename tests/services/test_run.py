@@ -37,7 +37,8 @@ def finished(aligned: Path, visage: Visage, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("runs") / "finished"
     done = visage("run", *job(aligned), "--keep-responses", "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert "VISAGE of aligned" in done.stdout
+    assert f"{aligned.name}: " in done.stdout
+    assert f"Picture: {folder}/landscape.png" in done.stdout
     return folder
 
 
@@ -123,7 +124,7 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     lines = [json.dumps({"response": response, "label": label}) for response, label in labels]
     file.write_text("\n".join(lines), encoding="utf-8")
     run = shutil.copytree(finished, tmp_path / "run")
-    assert "is not known" in here("show", run).stdout
+    assert "is not known" in here("show", run, "--explain").stdout
     done = here("judges", "evaluate", file, "--judge", "keyword-paper", "--run", run)
     assert done.returncode == 0, done.stderr
     assert "Cohen" in done.stdout
@@ -133,7 +134,7 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     assert (document["both"], document["judge_alone"], document["people_alone"]) == (20, 1, 1)
     assert document["recall"]["value"] == pytest.approx(100 * 20 / 21)
     assert summary(run)["calibration"]["judges"]["keyword-paper"]["both"] == 20  # type: ignore[index]
-    assert "is not known" not in here("show", run).stdout
+    assert "is not known" not in here("show", run, "--explain").stdout
     other = here("judges", "evaluate", file, "--judge", "keyword-modern", "--run", run)
     assert other.returncode == 2
     assert "was judged by keyword-paper" in other.stderr
@@ -162,7 +163,7 @@ def test_an_ended_run_goes_on_with_the_same_results(
     assert b"the same command goes on" in errors
     unfinished = here("show", folder)
     assert unfinished.returncode == 0
-    assert "No score" in unfinished.stdout
+    assert "No scores yet" in unfinished.stdout
     again = visage(*arguments)
     assert again.returncode == 0, again.stderr
     assert rows(folder) == rows(finished)
