@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel
 from rich import progress as bars
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from services import scores
+from services.console import err, out
 from services.tables import curve_table, rate_text
 from visage_core.calibration import Agreement, corrected_rate
 from visage_core.errors import InputError
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     from visage_core.metrics import Interval
 
 J = TypeVar("J", bound="Job")
-out = Console()
-err = Console(stderr=True)
 VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def error(problem: InputError) -> None:
-    err.print(f"[bold red]error[/] [bold]{problem.field}[/]: ", end="")
-    err.print(f"{problem.problem}. {problem.remedy}.", markup=False, highlight=False)
+    """Print what is wrong with what was given, and what to do about it."""
+    err.print(f"[bold red]error[/] [bold]{escape(problem.field)}[/]: ", end="", highlight=False)
+    _say(f"{problem.problem}. {problem.remedy}.")
 
 
 def stopped(why: str, folder: Path) -> None:
-    err.print(why, markup=False, highlight=False)
-    err.print(f"Finished points are kept in {folder}; the same command goes on from there.", markup=False)
+    """Print why a command ends before its work is done, and how to continue it."""
+    _say(why)
+    _say(f"Finished points are kept in {folder}; the same command goes on from there.")
 
 
 def fault(problem: Exception) -> None:
