@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console
 
 # Nobody looks at the width of a log: tables keep their ids whole there.
-UNSEEN_COLUMNS = 160
+LOG_COLUMNS = 160
 
 
 class Terminal(Console):
@@ -19,18 +19,13 @@ class Terminal(Console):
         super().__init__(**options)
         self._width = options.get("width")
 
-    @property
-    def size(self) -> ConsoleDimensions:
-        """The columns and lines there are now."""
-        known = self._width is not None or os.environ.get("COLUMNS", "").isdigit()
-        if not known and not self.is_terminal and not any(map(os.isatty, range(3))):
-            return ConsoleDimensions(UNSEEN_COLUMNS, 25)
-        return super().size
-
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich does, but leave lines of text whole where there is no terminal."""
-        if not self.is_terminal and all(isinstance(one, str) for one in objects):
-            options.setdefault("soft_wrap", True)
+        """Print as rich does where somebody looks, else without regard to the width of a terminal."""
+        if not self.is_terminal:
+            if all(isinstance(one, str) for one in objects):
+                options.setdefault("soft_wrap", True)
+            elif self._width is None and not os.environ.get("COLUMNS", "").isdigit():
+                options.setdefault("width", LOG_COLUMNS)
         super().print(*objects, **options)
 
 

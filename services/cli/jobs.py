@@ -13,6 +13,7 @@ from services import show
 from services.api.schemas import Audit, AuditDetail, Gate, GateDetail, Job, Landscape, LandscapeDetail
 from services.cli.app import FAILED, INTERRUPTED, KeyOption, app, set_field
 from services.client import Client, ServiceError
+from services.console import err
 from services.jobs.states import State
 from visage_core.spec import parse_spec, read_spec
 
@@ -113,7 +114,7 @@ def _watch(client: Client, job: str) -> None:
     try:
         last: Job = show.watching(_changes(client, one))
     except KeyboardInterrupt:
-        show.err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
+        err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
     show.job(last)
     if last.state != State.DONE or not _is_told(last, one):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from rich.table import Table
 
@@ -13,9 +11,8 @@ from visage_core.errors import InputError
 
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No terminal anywhere, and no COLUMNS."""
+    """No COLUMNS; pytest's capture is no terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(os, "isatty", lambda _: False)
 
 
 def printed(capsys: pytest.CaptureFixture[str], text: str) -> str:
