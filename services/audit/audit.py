@@ -56,8 +56,8 @@ class Audit:
 
     It starts engines of its own at `address`, or works on `engines` that others use too. There `name` is its
     own, and `resolve`, `priority`, `owner` and `trace` are as in services.gate.gate.Gate. `told` hears of
-    each checkpoint that is done with, and from time to time; `planned`, what engines of its own are about to
-    measure. `doing` says what is measured now, or what that waits for.
+    each checkpoint that is done with, and from time to time; `planned`, what is about to be measured.
+    `doing` says what is measured now, or what that waits for.
     """
 
     policy: Policy
@@ -66,7 +66,7 @@ class Audit:
     address: str = "local"
     max_concurrent: int | None = None
     told: Told = lambda *_: None
-    planned: Callable[[Work], object] = lambda _: None
+    planned: Callable[[Work], object] | None = None
     engines: Engines | None = None
     resolve: Callable[[LandscapeSpec], LandscapeSpec] = lambda spec: spec
     name: str = "audit"
@@ -139,7 +139,7 @@ class Audit:
                         )
                         with suppress(RayError):
                             self._started_before = self._engines.state()["engine_starts"]
-                        if self.engines is None:
+                        if self.planned is not None:
                             self.planned(self._work(list(sizes)))
                         self._measure_baseline()
                     self._measure(sizes)
