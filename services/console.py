@@ -19,9 +19,14 @@ class Terminal(Console):
         super().__init__(**options)
         self._width = options.get("width")
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether this is a terminal that can redraw a line. FORCE_COLOR, as CI systems have it, makes none."""
+        return self.is_interactive and self.file.isatty()
+
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich does where somebody looks, else without regard to the width of a terminal."""
-        if not self.is_terminal:
+        if not self.file.isatty():
             if all(isinstance(one, str) for one in objects):
                 options.setdefault("soft_wrap", True)
             elif self._width is None and not os.environ.get("COLUMNS", "").isdigit():

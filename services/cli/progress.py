@@ -91,7 +91,7 @@ class Lines:
 @contextmanager
 def shown(text: str) -> Iterator[Tell]:
     """Show how far the work in the `with` block is, as it tells; `text` is for the time until it does."""
-    view = _bar if err.is_terminal else _lines
+    view = _bar if err.is_watched else _lines
     with view(Now(text)) as tell:
         yield tell
 

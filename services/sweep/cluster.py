@@ -45,9 +45,10 @@ def cluster(address: str) -> Iterator[None]:
                 ray.init, address, **options
             )
     except Exception as error:  # of many kinds, a plain Exception where the machine is too busy for Ray
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(
             "address",
-            f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+            f"no Ray cluster at {address!r}: {why.rstrip('.')}",
             "Start one with `ray start --head`, or use --address local; through ray:// most clusters want "
             "RAY_AUTH_MODE=token in the environment, and their token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from None

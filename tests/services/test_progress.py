@@ -64,6 +64,7 @@ def test_news_come_soon_but_not_more_often_than_every_five_seconds() -> None:
 
 
 def test_off_a_terminal_work_that_says_nothing_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as CI systems do
     monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.01)
     monkeypatch.setattr(progress, "LOOK_SECONDS", 0.01)
     errors = io.StringIO()
