@@ -21,7 +21,7 @@ class Terminal(Console):
 
     @property
     def is_watched(self) -> bool:
-        """Whether this is a terminal that can redraw a line. FORCE_COLOR, as CI systems have it, makes none."""
+        """Whether this is a terminal that can redraw a line. CI systems' FORCE_COLOR makes none."""
         return self.is_interactive and self.file.isatty()
 
     def print(self, *objects: Any, **options: Any) -> None:

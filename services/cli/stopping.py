@@ -18,9 +18,16 @@ INTERRUPTED, TERMINATED = 130, 143
 _terminated = False
 
 
-def listen() -> None:
+@contextmanager
+def listening() -> Iterator[None]:
     """Have SIGTERM do what Ctrl-C does: Kubernetes, Slurm and `timeout` send it."""
-    signal.signal(signal.SIGTERM, _terminate)
+    global _terminated  # noqa: PLW0603 - Ray passes on no exception but KeyboardInterrupt itself
+    _terminated = False
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_stopping(error: BaseException) -> bool:
@@ -76,7 +83,7 @@ class Stoppable(TyperGroup):
 
 def _terminate(_: int, __: FrameType | None) -> None:
     """Raise KeyboardInterrupt, once: `timeout` sends SIGTERM twice, and the first is being seen to."""
-    global _terminated  # noqa: PLW0603 - Ray passes on no exception but KeyboardInterrupt itself
+    global _terminated  # noqa: PLW0603
     if not _terminated:
         _terminated = True
         raise KeyboardInterrupt

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
 from services.cli import progress
 from services.cli.progress import Lines, Now, Pace, Parts
@@ -199,16 +201,20 @@ def test_a_damaged_note_of_the_pace_is_no_error(cache: Path) -> None:
     assert "72 min" in work().lines()[1]
 
 
-def test_a_gate_says_which_model_and_which_look(
-    here: Visage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    policy = tmp_path / "policy.json"
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
     landscape = {"axis": {"points": 5}, "prompts": {"limit": 20, "shuffle": 1}}
     rules = [{"measure": "mean_safety", "at_least": -10, "relative": True}]
-    policy.write_text(json.dumps({"name": "p", "looks": 2, "landscape": landscape, "rules": rules}))
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"name": "p", "looks": 2, "landscape": landscape, "rules": rules}))
+    return path
 
-    def gate(*_: Any) -> dict[str, Any]:
-        *_, told, planned = _
+
+def test_a_gate_says_which_model_and_which_look(
+    here: Visage, monkeypatch: pytest.MonkeyPatch, policy: Path, tmp_path: Path
+) -> None:
+    def gate(*arguments: Any) -> dict[str, Any]:
+        *_, told, planned = arguments
         planned(work())
         monkeypatch.setattr(progress, "NEWS_SECONDS", 0.0)
         for look in (1, 2):
@@ -222,4 +228,25 @@ def test_a_gate_says_which_model_and_which_look(
     assert f"Results: {tmp_path / 'out'}" in done.stderr
     assert "13 of 52 points" in done.stderr
     assert "52 of 52 points, ETA unknown, baseline, look 2 of 2" in done.stderr
-    assert "the same command continues" in done.stderr.lower()
+    assert "The same command continues" in done.stderr
+
+
+@pytest.mark.parametrize("late", [None, RayError("its processes are gone"), ImportError("broken off")])
+def test_sigterm_ends_a_gate_without_a_verdict_whatever_comes_of_it(
+    here: Visage, monkeypatch: pytest.MonkeyPatch, policy: Path, tmp_path: Path, late: Exception | None
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def gate(*_: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # `timeout` sends it twice
+            if late is not None:
+                raise late
+
+    monkeypatch.setattr("services.gate.gate.gate", gate)
+    done = here("gate", "m", "--baseline", "b", "--policy", policy, "--out", tmp_path / "out")
+    assert done.returncode == 143
+    assert "The same command continues" in done.stderr
+    assert signal.getsignal(signal.SIGTERM) == before
