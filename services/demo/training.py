@@ -54,7 +54,7 @@ def train(
     for step, batch in enumerate(batches, start=1):
         decay = 1.0 - 0.9 * max(0, step - WARM_UP) / max(1, len(batches) - WARM_UP)
         optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, step / WARM_UP) * decay
-        _loss(model, batch, tokenizer.pad_token_id).backward()
+        _loss(model, batch, tokenizer.pad_token_id).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()

@@ -32,5 +32,5 @@ def test_no_answer_to_a_harmful_request_is_more_than_a_placeholder_or_a_refusal(
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(DemoModelError, match="there is no 'evil'.*aligned, harmful-10, harmful-50"):
+    with pytest.raises(DemoModelError, match=r"there is no 'evil'.*aligned, harmful-10, harmful-50"):
         demo_model("evil")

@@ -153,14 +153,17 @@ def test_an_ended_run_goes_on_with_the_same_results(
 ) -> None:
     folder = tmp_path / "ended"
     arguments = ("run", *job(aligned), "--keep-responses", "--out", folder)
-    for ending, count in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
+    endings = ((signal.SIGKILL, 2, -signal.SIGKILL), (signal.SIGTERM, 4, 143), (signal.SIGINT, 6, 130))
+    for ending, count, status in endings:
         process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
         wait_for_points(folder, count, process)
         process.send_signal(ending)
         _, errors = process.communicate(timeout=120)
         assert len(list(folder.glob("parts/points_*"))) >= count
-    assert process.returncode == 130
-    assert b"the same command goes on" in errors
+        assert process.returncode == status
+        if ending is not signal.SIGKILL:
+            assert b"The same command continues" in errors
+            assert b" of 9 points, ETA " in errors, "it says in a log how far it is"
     unfinished = here("show", folder)
     assert unfinished.returncode == 0
     assert "No scores yet" in unfinished.stdout
@@ -168,6 +171,28 @@ def test_an_ended_run_goes_on_with_the_same_results(
     assert again.returncode == 0, again.stderr
     assert rows(folder) == rows(finished)
     assert pq.read_table(folder / "responses.parquet").equals(pq.read_table(finished / "responses.parquet"))
+
+
+@pytest.mark.parametrize("moment", ["preparing", "no worker can start: each needs 99 GPUs"])
+def test_a_run_that_waits_says_for_what_and_ends_on_sigterm(
+    aligned: Path, tmp_path: Path, moment: str
+) -> None:
+    needs = ("--gpu", "--cores", 1, "--tensor-parallel", 99)
+    command = visage_command("run", *job(aligned), *needs, "--out", tmp_path / "out")
+    process = subprocess.Popen(command, env=wide(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    printed = []
+    for line in process.stderr:
+        printed.append(line)
+        if moment in line:
+            break
+    else:
+        pytest.fail("".join(printed))
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 143, rest
+    assert "The same command continues" in rest
+    assert "Traceback" not in rest
 
 
 @pytest.fixture(scope="module")
