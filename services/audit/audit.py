@@ -145,6 +145,9 @@ class Audit:
                     self._measure(sizes)
                 self._require_going()
                 document = self._written(watcher)
+                if watcher is not None:
+                    self.doing = "waiting for the next checkpoint"
+                    self.told(self.done, len(self._candidates))
             return document
 
     def _about(self) -> dict[str, Any]:

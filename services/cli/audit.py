@@ -112,7 +112,7 @@ def _measured(
     from services.audit.watch import Watcher
 
     pace = progress.Pace()
-    with progress.shown("preparing") as tell:
+    with progress.shown("preparing" if watch is None else f"waiting for checkpoints in {watch}") as tell:
 
         def told(done: int, total: int) -> None:
             tell(progress.Now(one.doing, done, total, pace.left(done, total), "models settled"))

@@ -68,6 +68,7 @@ def search(
         try:
             about = "random directions"
             beside = measure(plan.spec, out / "random", engines, "random", partial(told, about, 0))
+            told("candidates", 0, None)
             trials = _run_trials(spec, norms, out, engines, told)
             best = trials[0]
             about = "the direction that was found, with all prompts"
