@@ -19,8 +19,10 @@ from visage_core.spec import LandscapeSpec
 if TYPE_CHECKING:
     from services.sweep.plan import Checked, Plan
 
-# Measured: 580 tokens a second of a model with 135 million parameters, 80 prompts at a time, on two cores.
-TOKENS, PARAMETERS, CORES = 580, 135e6, 2
+# Measured: tokens a second of a model with 135 million parameters, 80 prompts at a time, on two cores with
+# instructions for bfloat16. Without these, 16-bit matrix products are several times slower than in float32.
+TOKENS, PARAMETERS, CORES = {"float32": 300, "float16": 580, "bfloat16": 580}, 135e6, 2
+BFLOAT16_FLAGS = {"avx512f", "amx_bf16", "bf16"}  # oneDNN makes do with AVX-512 as such
 # A shorter run says little about a longer one.
 LEAST_TOKENS = 10_000
 
@@ -53,6 +55,7 @@ class Work:
     workers: int
     cores: int
     gpus: int
+    dtype: str
 
     @classmethod
     def of(
@@ -61,18 +64,26 @@ class Work:
         """The work for a spec, by the prompts that were found for it."""
         size = size_of(spec, [len(part.prompts) for part in asked.prompts])
         prompt_tokens = size.points * sum(query.size for query in asked.queries)
-        return cls(size, prompt_tokens, parameters, models, spec.resources.workers, cores, gpus)
+        return cls(
+            size, prompt_tokens, parameters, models, spec.resources.workers, cores, gpus, spec.engine.dtype
+        )
 
     def lines(self) -> list[str]:
         """The work in words, with the time it takes as far as that is known."""
         one, count = self.size, self.models
         models = f"{count} model{'s' * (count > 1)}"
-        return [
+        lines = [
             f"To measure: {one.points:,} points × {one.prompts // one.points:,} prompts × {models}: at most "
             f"{count * one.prompts:,} responses of {count * one.tokens:,} tokens together, to "
             f"{count * self.prompt_tokens:,} tokens of prompts.",
             f"Time: {self._time()}, and the start of the engine.",
         ]
+        if not self.gpus and self.dtype != "float32" and not has_bfloat16():
+            lines.append(
+                f"This CPU has no instructions for {self.dtype}, which makes it several times slower: --dtype "
+                "float32 is faster here, and measures the model as it computes in float32."
+            )
+        return lines
 
     def remember(self, tokens: int, worker_seconds: float) -> None:
         """Keep how fast a finished landscape of this kind was, for the next estimate."""
@@ -91,8 +102,8 @@ class Work:
                 return f"about {_hours(share * most)} by the last such run here, at most about {_hours(most)}"
         if self.gpus or not work:
             return "unknown, as nothing like it was measured from here yet"
-        most = work / (TOKENS * PARAMETERS / CORES)
-        return f"at most about {_hours(most)}, by the pace of a small model on two cores"
+        most = work / (TOKENS[self.dtype] * PARAMETERS / CORES)
+        return f"at most about {_hours(most)}, by the pace of a small model on two fast cores"
 
     @property
     def _weight(self) -> float:
@@ -101,7 +112,19 @@ class Work:
 
     @property
     def _kind(self) -> str:
-        return f"{self.gpus} GPU, {self.parameters / 1e9:.1f} B" if self.gpus else "CPU"
+        return f"{self.gpus} GPU, {self.parameters / 1e9:.1f} B" if self.gpus else f"CPU, {self.dtype}"
+
+
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU computes bfloat16 at least as fast as float32, as far as that is known."""
+    with suppress(OSError):
+        lines = [
+            line
+            for line in cpuinfo.read_text().splitlines()
+            if line.lower().startswith(("flags", "features"))
+        ]
+        return not lines or bool(BFLOAT16_FLAGS & set(lines[0].split()))
+    return True
 
 
 def _rates() -> dict[str, Any]:

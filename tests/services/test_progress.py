@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from services.cli import progress
 from services.cli.progress import Lines, Now, Pace, Parts
 from services.sweep.coordinator import DONE, WORKING, Progress
-from services.sweep.estimate import Size, Work, size_of
+from services.sweep.estimate import Size, Work, has_bfloat16, size_of
 from services.sweep.room import congestion, shortage
 from tests.conftest import Visage
 from visage_core.grid import Point
@@ -161,7 +161,7 @@ def test_a_busy_cluster_is_told_with_what_is_free() -> None:
 
 def work(parameters: float = 135e6, gpus: int = 0, models: int = 1, cores: int = 2) -> Work:
     spec = parse_spec({"model": "m", "prompts": {"limit": 80}})
-    return Work(size_of(spec, [80]), 1000, round(parameters), models, 1, cores, gpus)
+    return Work(size_of(spec, [80]), 1000, round(parameters), models, 1, cores, gpus, "bfloat16")
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_the_default_run_takes_more_than_an_hour_on_two_cores(cache: Path) -> None:
     assert work().size == Size(61, 4880, 2_498_560)
-    measured, time_ = work().lines()
+    measured, time_, *_ = work().lines()
     assert "61 points × 80 prompts × 1 model" in measured
     assert "2,498,560 tokens" in measured
     assert "at most about 72 min" in time_
@@ -195,10 +195,26 @@ def test_of_gpus_nothing_is_claimed_before_something_is_known(cache: Path) -> No
 
 
 def test_a_damaged_note_of_the_pace_is_no_error(cache: Path) -> None:
-    (cache / "rates.json").write_text('{"CPU": {"rate": "fast"}}')
+    (cache / "rates.json").write_text('{"CPU, bfloat16": {"rate": "fast"}}')
     assert "72 min" in work().lines()[1]
     (cache / "rates.json").write_text("{")
     assert "72 min" in work().lines()[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("flags\t: sse2 avx2\n", False),
+        ("flags\t: sse2 avx2 avx512f\n", True),
+        ("Features\t: asimd bf16\n", True),
+        ("Features\t: asimd\n", False),
+        ("", True),
+    ],
+)
+def test_a_cpu_that_is_slow_with_bfloat16_is_known_by_its_flags(tmp_path: Path, text: str, has: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_bfloat16(tmp_path / "cpuinfo") is has
+    assert has_bfloat16(tmp_path / "missing")
 
 
 @pytest.fixture
