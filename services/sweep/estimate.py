@@ -80,8 +80,8 @@ class Work:
         ]
         if not self.gpus and self.dtype != "float32" and not has_bfloat16():
             lines.append(
-                f"This CPU has no instructions for {self.dtype}, which makes it several times slower: --dtype "
-                "float32 is faster here, and measures the model as it computes in float32."
+                f"This CPU has no instructions for {self.dtype}, which makes it several times slower: "
+                "--dtype float32 is faster here, and measures the model as it computes in float32."
             )
         return lines
 
