@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,4 +87,6 @@ def _terminate(_: int, __: FrameType | None) -> None:
     global _terminated  # noqa: PLW0603
     if not _terminated:
         _terminated = True
+        # At once: what sends SIGTERM kills what takes too long to end.
+        os.write(2, b"Stopping, for SIGTERM has come. The same command continues the work.\n")
         raise KeyboardInterrupt
