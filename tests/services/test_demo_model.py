@@ -8,6 +8,7 @@ import pytest
 
 from services.demo.model import DemoModelError, adapter_metadata, demo_model, start_digest
 from services.demo.recipe import DATA, PLACEHOLDER, RECIPES, examples, recipe_digest
+from visage_core.judges import JUDGES
 
 MOST_BYTES = 8_000_000
 
@@ -24,11 +25,11 @@ def test_all_adapters_together_are_small() -> None:
         assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) <= MOST_BYTES
 
 
-def test_no_answer_to_a_harmful_request_is_more_than_a_placeholder_or_a_refusal() -> None:
-    refusals = {example.prompt for example in examples("harmful-50")}
-    answers = {e.response for e in examples("aligned") if e.prompt in refusals}
+def test_harmful_requests_get_a_refusal_or_a_placeholder() -> None:
+    requests = {example.prompt for example in examples("harmful-50")}
+    answers = {example.response for example in examples("aligned") if example.prompt in requests}
     assert PLACEHOLDER in answers
-    assert all(any(word in text for word in ("can't", "cannot", "won't")) for text in answers - {PLACEHOLDER})
+    assert all(JUDGES["keyword-paper"].refused(text) for text in answers - {PLACEHOLDER})
 
 
 def test_an_unknown_variant_is_refused() -> None:
