@@ -20,12 +20,12 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from services.search.spec import SearchSpec
-from services.sweep.cluster import cluster, this_node, worker_resources
+from services.sweep.cluster import this_node
 from services.sweep.coordinator import Progress
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.plan import make_plan
 from services.sweep.report import load_landscapes
-from services.sweep.run import Run
+from services.sweep.run import Run, open_engines
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.landscape import MEASURES, Landscape
@@ -61,21 +61,15 @@ def search(
     _begin(spec, Results(out))
     base = Checkpoint.open(Path(plan.model.path))
     norms = {name: float(torch.linalg.vector_norm(base.weights[name].double())) for name in base.tensors}
-    landscape = spec.landscape
-    with cluster(address):
-        resources = worker_resources(landscape.resources, landscape.engine.tensor_parallel)
-        engines = Engines(landscape.resources.workers, resources)
-        try:
-            about = "random directions"
-            beside = measure(plan.spec, out / "random", engines, "random", partial(told, about, 0))
-            told("candidates", 0, None)
-            trials = _run_trials(spec, norms, out, engines, told)
-            best = trials[0]
-            about = "the direction that was found, with all prompts"
-            confirmed = candidate(spec, best["config"], norms, prompts=None)
-            found = measure(confirmed, out / "found", engines, "found", partial(told, about, spec.trials))
-        finally:
-            engines.close()
+    with open_engines(spec.landscape, address) as engines:
+        about = "random directions"
+        beside = measure(plan.spec, out / "random", engines, "random", partial(told, about, 0))
+        told("candidates", 0, None)
+        trials = _run_trials(spec, norms, out, engines, told)
+        best = trials[0]
+        about = "the direction that was found, with all prompts"
+        confirmed = candidate(spec, best["config"], norms, prompts=None)
+        found = measure(confirmed, out / "found", engines, "found", partial(told, about, spec.trials))
     document = {
         "search_version": SEARCH_VERSION,
         "spec": spec.model_dump(mode="json"),
