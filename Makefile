@@ -8,7 +8,7 @@ OUT ?= quickstart
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(DEVICE)
 
-.PHONY: install quickstart test check coverage reference bench lock sbom vulnerabilities clean
+.PHONY: install quickstart test test-slow check coverage reference bench lock sbom vulnerabilities clean
 
 install: $(READY)
 
@@ -27,13 +27,21 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# TESTS="-n 2 --dist loadfile" runs it in two processes, each with half of the cores.
+# Tests run in this many processes, each with its share of the cores; with 0 they run in pytest itself.
+PROCESSES ?= 2
+# Each process runs whole files, in the order of `testpaths`, so that the tests of a file share their fixtures.
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(PYTEST) $(TESTS)
+
+# The tests that take minutes by their nature.
+test-slow: $(READY)
+	$(PYTEST) tests/slow
 
 # How much of the code the tests run. What runs in processes of Ray's and vLLM's is not counted.
 coverage: $(READY)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(TESTS)
+	$(PYTEST) --cov --cov-report=term:skip-covered $(TESTS)
 
 # Write docs/reference from the code again.
 reference: $(READY)

@@ -1,0 +1,1 @@
+"""The tests that take minutes by their nature: `make test-slow`."""
