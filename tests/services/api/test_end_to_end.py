@@ -299,7 +299,7 @@ def test_checkpoints_are_audited_on_the_engines_that_are_warm(
     measured: Measured, aligned: Path, here: Visage, tmp_path: Path
 ) -> None:
     """The last checkpoint is truncated."""
-    *whole, last = write_steps(aligned, demo_model("harmful-50"), measured.root / "run", steps=3)
+    *whole, last = write_steps(aligned, demo_model("harmful-50"), measured.root / "run", (0, 0.5, 1))
     truncate(last)
     policy = written(tmp_path / "policy.json", name="small", landscape=SMALL, rules=[LAX])
     before = engines(measured)
