@@ -21,7 +21,7 @@ SMALL = {
     "Seeds": "0",
     "Points": "3",
     "How many": str(PROMPTS),
-    "Longest response": "8",
+    "Longest response": "4",
     "Longest prompt and response": "512",
 }
 GATE = {
