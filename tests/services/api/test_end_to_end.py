@@ -90,7 +90,10 @@ def measured(
     root = tmp_path_factory.mktemp("trainings")
     options: list[object] = ["--root", aligned.parent, "--root", root, "--allow-judge", NO_JUDGE]
     options += ["--database-url", postgres_url]
-    with served(tmp_path_factory.mktemp("data"), *options) as service, Client(service.url) as client:
+    with (
+        served(tmp_path_factory.mktemp("data"), *options) as service,
+        Client(service.url, patience=600) as client,
+    ):
         job = client.submit({**SPEC, "model": aligned.name}, label="the demo").id
         events = [event.model_dump() for event in client.watch(job)]
         yield Measured(service, job, events, root)
