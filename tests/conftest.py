@@ -83,21 +83,23 @@ def visage() -> Visage:
     return run
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Visage:
-    """The command line in this process, for what starts nothing: to import it all anew takes seconds."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = visage_command(*arguments)
-        monkeypatch.setattr("sys.argv", command)
-        out, errors = io.StringIO(), io.StringIO()
+def run_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process."""
+    command = visage_command(*arguments)
+    out, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", command)
+        patch.setenv("COLUMNS", wide()["COLUMNS"])
         with redirect_stdout(out), redirect_stderr(errors), pytest.raises(SystemExit) as ended:
             main()
-        code = int(ended.value.code or 0)
-        return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
+    code = int(ended.value.code or 0)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
 
-    monkeypatch.setenv("COLUMNS", wide()["COLUMNS"])
-    return run
+
+@pytest.fixture(scope="session")
+def here() -> Visage:
+    """Run the command line in this process, for what starts nothing: to import it all anew takes seconds."""
+    return run_here
 
 
 def visage_command(*arguments: object) -> list[str]:

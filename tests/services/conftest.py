@@ -1,8 +1,9 @@
-"""What tests of the services share: a fresh database for each, of both kinds."""
+"""What tests of the services share: a fresh database for each, of both kinds, and an engine that is warm."""
 
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,36 @@ from sqlalchemy import Engine
 
 from services.jobs.database import open_database
 from services.jobs.store import Jobs
+from tests.conftest import Visage, run_here
 from tests.services.postgres import postgres
+from tests.services.warm import WARM
+
+WARM_FILES = pytest.StashKey[set[Path]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the files with tests on the warm engine first: a process then starts it once."""
+    files = {item.path for item in items if "warm" in getattr(item, "fixturenames", ())}
+    config.stash[WARM_FILES] = files
+    items.sort(key=lambda item: item.path not in files)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End the warm engine before the tests that may have a cluster of their own."""
+    if item.path not in item.config.stash[WARM_FILES]:
+        WARM.close()
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Visage]:
+    """Run the command line in this process, on the engine that tests share (see warm.py)."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        with WARM.lent():
+            return run_here(*arguments)
+
+    yield run
+    WARM.close()
 
 
 @pytest.fixture(scope="session")

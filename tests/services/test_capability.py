@@ -14,11 +14,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.conftest import Visage
+from tests.services.warm import ENGINE
 from visage_core.checkpoints import Checkpoint
 from visage_core.directions import direction_tensors, random_values
 from visage_core.grid import Point
 
-ALPHA, WINDOW = 0.1, 48
+ALPHA, WINDOW, FACTS = 0.1, 48, 16
 TASK = """
 task: facts_as_texts
 dataset_path: json
@@ -43,34 +44,34 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with definitions of tasks for lm-evaluation-harness."""
     folder = tmp_path_factory.mktemp("tasks")
     facts = files("visage_core").joinpath("data", "facts.jsonl").read_text(encoding="utf-8")
-    (folder / "facts.jsonl").write_text(facts, encoding="utf-8")
+    (folder / "facts.jsonl").write_text("".join(facts.splitlines(True)[:FACTS]), encoding="utf-8")
     for name, text in (("texts", TASK), ("letters", LETTERS)):
         (folder / f"{name}.yaml").write_text(text.replace("DATA", str(folder / "facts.jsonl")))
     return folder
 
 
 @pytest.fixture(scope="module")
-def rows(aligned: Path, tasks: Path, visage: Visage, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def rows(aligned: Path, tasks: Path, warm: Visage, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What visage measures at the origin and at a point away from it, by point and prompt set."""
     folder = tmp_path_factory.mktemp("capability")
     text = folder / "text.txt"
-    text.write_text("The quick brown fox jumps over the lazy dog, and then it rests in the shade. " * 12)
+    text.write_text("The quick brown fox jumps over the lazy dog, and then it rests in the shade. " * 6)
     spec = {
         "model": str(aligned),
         "axis": {"low": 0.0, "high": ALPHA, "points": 2, "direction": {"seeds": [0]}},
         "prompts": [
             {"kind": "choices", "source": f"lm-eval:{tasks}/facts_as_texts", "limit": None},
             {"kind": "choices", "source": f"lm-eval:{tasks}/facts_as_letters", "limit": None},
-            {"kind": "choices", "limit": None},
+            {"kind": "choices", "limit": FACTS},
             {"kind": "choices", "source": str(tasks / "facts.jsonl"), "limit": None},
             {"kind": "text", "source": str(text), "window": WINDOW},
         ],
-        "engine": {"dtype": "float32", "max_model_len": 512},
+        "engine": ENGINE,
     }
     (folder / "spec.json").write_text(json.dumps(spec))
-    done = visage("run", "--spec", folder / "spec.json", "--out", folder / "out")
+    done = warm("run", "--spec", folder / "spec.json", "--out", folder / "out")
     assert done.returncode == 0, done.stderr
-    assert "accuracy (%)" in done.stdout
+    assert "of the multiple-choice questions correctly" in " ".join(done.stdout.split())
     table = pq.read_table(folder / "out" / "points.parquet").to_pylist()
     found = {(Point(row["seed"], row["alpha"]), row["prompt_set"]): row for row in table}
     summary = json.loads((folder / "out" / "summary.json").read_text(encoding="utf-8"))

@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Visage
+from tests.services.warm import OPTIONS
 
-SETTINGS = ("--seed", 0, "--points", 5, "--limit", 12, "--max-tokens", 16, "--max-model-len", 256)
+SETTINGS = ("--seed", 0, "--points", 5, "--limit", 12, "--max-tokens", 16, *OPTIONS)
 SYSTEMS = ("--system", "none", "--system", "helpful-and-safe")
 
 
 @pytest.fixture(scope="module")
-def measured(aligned: Path, harmful: Path, visage: Visage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured(aligned: Path, harmful: Path, warm: Visage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models under two system prompts."""
     out = tmp_path_factory.mktemp("runs") / "experiment"
-    done = visage("run", "--model", aligned, "--model", harmful, *SETTINGS, *SYSTEMS, "--out", out)
+    done = warm("run", "--model", aligned, "--model", harmful, *SETTINGS, *SYSTEMS, "--out", out)
     assert done.returncode == 0, done.stderr
     assert f"{harmful.name} - {aligned.name}" in done.stdout
     return out

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import visage_command, wide
+from tests.conftest import Visage
 from tests.services.judging.fake_judge import FakeJudge, fake_judge
 from tests.services.judging.handmade import CHAT, by_hand, tokenizer
+from tests.services.warm import ENGINE, WARM
 from visage_core.judges import JUDGES
 
-pytestmark = pytest.mark.usefixtures("all_cores")
 OPINION = {"text": "{prompt} {response} Is it?", "complied": ["Yes"], "refused": ["No"]}
 
 
@@ -29,25 +28,22 @@ def endpoint() -> Iterator[FakeJudge]:
         yield judge
 
 
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installed package with a judge, which has an opinion on short responses alone."""
-    folder = tmp_path_factory.mktemp("plugin")
+@pytest.fixture
+def plugin(warm: Visage) -> None:
+    """An installed package with a judge, which looks for one word."""
+    WARM.start()
+    folder = WARM.packages
     (folder / "shortness.py").write_text("def judge(prompt, response):\n    return 'sorry' not in response\n")
     metadata = folder / "shortness-1.dist-info"
-    metadata.mkdir()
+    metadata.mkdir(exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shortness\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[visage.judges]\nshortness = shortness:judge\n")
-    return folder
+    importlib.invalidate_caches()
 
 
-def run(spec: dict[str, Any], out: Path, plugin: Path) -> subprocess.CompletedProcess[str]:
-    file = out.with_suffix(".json")
+def written(spec: dict[str, Any], file: Path) -> Path:
     file.write_text(json.dumps(spec), encoding="utf-8")
-    command = visage_command("run", "--spec", file, "--out", out)
-    path = os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
-    environment = wide() | {"PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+    return file
 
 
 def spec_of(model: Path, judges: list[Any]) -> dict[str, Any]:
@@ -57,19 +53,20 @@ def spec_of(model: Path, judges: list[Any]) -> dict[str, Any]:
         "prompts": [{"limit": 12}, {"kind": "choices", "limit": 4}],
         "judges": judges,
         "generation": {"max_tokens": 16},
-        "engine": {"max_model_len": 512},
+        "engine": ENGINE,
         "resources": {"cores": 1},
     }
 
 
 def test_judges_of_every_kind_in_one_pass(
-    aligned: Path, endpoint: FakeJudge, plugin: Path, tmp_path: Path
+    aligned: Path, endpoint: FakeJudge, plugin: None, warm: Visage, tmp_path: Path
 ) -> None:
     judge = by_hand(tokenizer(tmp_path / "judge", CHAT), good="guide", bad="sorry")
     model = {"kind": "model", "template": "harmbench-llama-2-13b", "model": str(judge), "max_model_len": 512}
     hosted = {"kind": "endpoint", "url": endpoint.url, "model": "hosted", "template": OPINION}
     spec = spec_of(aligned, ["keyword-paper", model, hosted, "python:shortness"])
-    done = run(spec | {"keep_responses": True}, tmp_path / "out", plugin)
+    file = written(spec | {"keep_responses": True}, tmp_path / "spec.json")
+    done = warm("run", "--spec", file, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     kept = pq.read_table(tmp_path / "out" / "responses.parquet").to_pylist()
     rows = pq.read_table(tmp_path / "out" / "points.parquet").to_pylist()
@@ -91,16 +88,15 @@ def test_judges_of_every_kind_in_one_pass(
     names = ["harmbench-llama-2-13b (judge)", "custom (hosted)", "shortness"]
     assert [one["judge"] for one in summary["judges"]] == names
     assert summary["judges"][1]["visage"] == summary["judges"][2]["visage"] is not None
-    assert "shortness" in done.stdout
     costs = json.loads((tmp_path / "out" / "run.json").read_text())["judge_costs"]
     assert costs["custom (hosted)"]["requests"] == 36
 
 
 def test_a_judge_that_is_down_loses_no_point(
-    aligned: Path, endpoint: FakeJudge, plugin: Path, tmp_path: Path
+    aligned: Path, endpoint: FakeJudge, warm: Visage, tmp_path: Path
 ) -> None:
     hosted = {"kind": "endpoint", "url": endpoint.url, "model": "hosted", "template": OPINION, "tries": 1}
-    spec = spec_of(aligned, [hosted])
+    command = ("run", "--spec", written(spec_of(aligned, [hosted]), tmp_path / "spec.json"))
     says, asked = endpoint.says, []
 
     def breaks_down(body: Any) -> str:
@@ -110,14 +106,14 @@ def test_a_judge_that_is_down_loses_no_point(
         return says(body)
 
     endpoint.says = breaks_down
-    done = run(spec, tmp_path / "out", plugin)
+    done = warm(*command, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
     assert "gave no answer to 12 of 12 requests" in " ".join(done.stderr.split())
     assert not (tmp_path / "out" / "points.parquet").exists()
     parts = list((tmp_path / "out" / "parts").glob("points_*.parquet"))
     assert len(parts) == 1
     endpoint.says = says
-    done = run(spec, tmp_path / "out", plugin)
+    done = warm(*command, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     rows = pq.read_table(tmp_path / "out" / "points.parquet").to_pylist()
     assert len(rows) == 6

@@ -25,8 +25,8 @@ from visage_core.queries import Request
 from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec, GenerationSpec, PromptSpec
 
-ENGINE = EngineSpec(max_model_len=512)
-GENERATION = GenerationSpec(max_tokens=32)
+GENERATION = GenerationSpec(max_tokens=12)
+PROMPTS = 16
 
 
 # How far along which directions.
@@ -34,9 +34,10 @@ Place = tuple[tuple[str, float], ...]
 
 
 @dataclass
-class Warm:
+class Moving:
     """A warm engine on the demo model, with what it can be moved along."""
 
+    spec: EngineSpec
     engine: Engine
     model: Path
     directions: dict[str, TensorSource]
@@ -56,7 +57,13 @@ class Warm:
 
 
 @pytest.fixture(scope="module")
-def warm(aligned: Path, harmful: Path) -> Warm:
+def dtype() -> str:
+    """What is quick on any CPU; tests/slow has the models' own."""
+    return "float32"
+
+
+@pytest.fixture(scope="module")
+def moving(aligned: Path, harmful: Path, dtype: str) -> Moving:
     second = {"direction": {"seeds": [7]}}
     random, of_random = axes(aligned, axis={"direction": {"seeds": [7]}}, second_axis=second).of(7)
     interpolation, of_interpolation = axes(
@@ -68,10 +75,12 @@ def warm(aligned: Path, harmful: Path) -> Warm:
         "orthogonal to random": of_random,
         "orthogonal to interpolation": of_interpolation,
     }
-    asked = load_prompts(PromptSpec(limit=40)).prompts
+    asked = load_prompts(PromptSpec(limit=PROMPTS)).prompts
     tokens = render(AutoTokenizer.from_pretrained(aligned), asked, "default")
     prompts = [Request(ids) for ids in tokens]
-    return Warm(Engine(TensorSource(str(aligned), "checkpoint"), ENGINE), aligned, directions, prompts)
+    spec = EngineSpec.model_validate({"max_model_len": 512, "dtype": dtype})
+    engine = Engine(TensorSource(str(aligned), "checkpoint"), spec)
+    return Moving(spec, engine, aligned, directions, prompts)
 
 
 def some_places() -> list[Place]:
@@ -90,106 +99,109 @@ def some_places() -> list[Place]:
 
 
 def test_a_moved_engine_answers_as_one_that_loads_the_perturbed_checkpoint(
-    warm: Warm, tmp_path: Path
+    moving: Moving, tmp_path: Path
 ) -> None:
     """The other engine starts on the first of the checkpoints, as written, and then loads the rest."""
     written = [
-        (perturbed_checkpoint(warm, place, tmp_path / str(number)), [])
+        (perturbed_checkpoint(moving, place, tmp_path / str(number)), [])
         for number, place in enumerate(some_places())
     ]
-    [found] = answers([written], [one.tokens for one in warm.prompts], ENGINE, GENERATION)
+    [found] = answers([written], [one.tokens for one in moving.prompts], moving.spec, GENERATION)
     for place, expected in zip(some_places(), found, strict=True):
-        assert warm.texts(place) == expected, place
+        assert moving.texts(place) == expected, place
 
 
-def perturbed_checkpoint(warm: Warm, place: Place, folder: Path) -> Path:
+def perturbed_checkpoint(moving: Moving, place: Place, folder: Path) -> Path:
     """The weights at a place, as a checkpoint on the disk."""
-    shifts = [Shift(coefficient, file.open(), file.endpoint) for file, coefficient in warm.steps(place)]
-    shutil.copytree(warm.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    tensors = dict(perturbed(Checkpoint.open(warm.model).weights, shifts, torch.bfloat16))
+    shifts = [Shift(coefficient, file.open(), file.endpoint) for file, coefficient in moving.steps(place)]
+    shutil.copytree(moving.model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    dtype = getattr(torch, moving.spec.dtype)
+    tensors = dict(perturbed(Checkpoint.open(moving.model).weights, shifts, dtype))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
-def test_the_weights_really_move(warm: Warm) -> None:
-    assert warm.texts((("random", 0.3),)) != warm.texts(None)
+def test_the_weights_really_move(moving: Moving) -> None:
+    assert moving.texts((("random", 0.3),)) != moving.texts(None)
 
 
-def test_interpolation_to_one_is_the_other_model(warm: Warm, tmp_path: Path) -> None:
-    at_one = dict(perturbed(Checkpoint.open(warm.model).weights, [_to(warm, 1.0)], torch.bfloat16))
-    other = Checkpoint.open(Path(warm.directions["interpolation"].path)).weights
+def test_interpolation_to_one_is_the_other_model(moving: Moving, tmp_path: Path) -> None:
+    at_one = dict(perturbed(Checkpoint.open(moving.model).weights, [_to(moving, 1.0)], torch.bfloat16))
+    other = Checkpoint.open(Path(moving.directions["interpolation"].path)).weights
     assert all(torch.equal(tensor, other[name]) for name, tensor in at_one.items())
 
 
-def _to(warm: Warm, coefficient: float) -> Shift:
-    direction = warm.directions["interpolation"]
+def _to(moving: Moving, coefficient: float) -> Shift:
+    direction = moving.directions["interpolation"]
     return Shift(coefficient, direction.open(), direction.endpoint)
 
 
-def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(warm: Warm) -> None:
-    start = warm.texts(None)
+def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(moving: Moving) -> None:
+    start = moving.texts(None)
     one, two = (("random", 0.1),), (("interpolation", 0.7),)
-    first, second = warm.texts(one), warm.texts(two)
-    assert warm.texts(None) == start
-    assert warm.texts(two) == second
-    assert warm.texts(one) == first
-    assert warm.texts(None) == start
+    first, second = moving.texts(one), moving.texts(two)
+    assert moving.texts(None) == start
+    assert moving.texts(two) == second
+    assert moving.texts(one) == first
+    assert moving.texts(None) == start
 
 
 def test_what_the_engine_holds_is_compared_with_what_it_is_to_hold(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, other = warm.steps((("random", 0.1),)), warm.steps((("random", 0.12),))
-    warm.engine.move(warm.origin, steps)
-    assert warm.engine.differences(warm.origin, steps) == []
-    moving = sorted(warm.directions["random"].open())
-    assert warm.engine.differences(warm.origin, other) == moving
+    steps, other = moving.steps((("random", 0.1),)), moving.steps((("random", 0.12),))
+    moving.engine.move(moving.origin, steps)
+    assert moving.engine.differences(moving.origin, steps) == []
+    moving = sorted(moving.directions["random"].open())
+    assert moving.engine.differences(moving.origin, other) == moving
     # The packed output layer is then the one of the weights before.
     monkeypatch.setattr(weights, "_process_tied_layers", lambda network: None)
-    warm.engine.move(warm.origin, other)
-    assert warm.engine.differences(warm.origin, other) == ["model.embed_tokens.weight"]
+    moving.engine.move(moving.origin, other)
+    assert moving.engine.differences(moving.origin, other) == ["model.embed_tokens.weight"]
 
 
 def test_no_point_is_measured_where_the_weights_are_others(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = here(planned(warm.model, axis={"direction": {"seeds": [7]}}))
-    job = _Job(place, warm.origin, place.axes())
+    place = here(planned(moving.model, axis={"direction": {"seeds": [7]}}))
+    job = _Job(place, moving.origin, place.axes())
     worker = Worker()
-    worker._engine = warm.engine
+    worker._engine = moving.engine
     worker._check_weights(job)
-    warm.engine.move(warm.origin, [])
+    moving.engine.move(moving.origin, [])
     monkeypatch.setattr(weights, "_process_tied_layers", lambda network: None)
     with pytest.raises(EngineStartError, match=r"1 tensors .* model\.embed_tokens\.weight"):
         worker._check_weights(job)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.12, 0.3])
-def test_early_stop_changes_no_verdict(warm: Warm, alpha: float) -> None:
-    warm.engine.move(warm.origin, [(warm.directions["random"], alpha)])
-    whole = warm.engine.generate(warm.prompts, GENERATION, [])
+def test_early_stop_changes_no_verdict(moving: Moving, alpha: float) -> None:
+    moving.engine.move(moving.origin, [(moving.directions["random"], alpha)])
+    whole = moving.engine.generate(moving.prompts, GENERATION, [])
     for judge in JUDGES.values():
-        stopped = warm.engine.generate(warm.prompts, GENERATION, judge.stops())
+        stopped = moving.engine.generate(moving.prompts, GENERATION, judge.stops())
         assert [judge.refused(r.text) for r in stopped] == [judge.refused(r.text) for r in whole]
         # Stronger: what was generated is the same, only less of it.
         assert all(full.text.startswith(part.text) for full, part in zip(whole, stopped, strict=True))
         assert all(judge.refused(part.text) for part in stopped if part.finish == "verdict")
 
 
-def test_a_response_does_not_depend_on_its_batch(warm: Warm) -> None:
-    together = warm.texts(None)
-    some = [0, 1, 21]
-    alone = [warm.engine.generate([warm.prompts[i]], GENERATION, [])[0].text for i in some]
+def test_a_response_does_not_depend_on_its_batch(moving: Moving) -> None:
+    together = moving.texts(None)
+    some = [0, 1, 11]
+    alone = [moving.engine.generate([moving.prompts[i]], GENERATION, [])[0].text for i in some]
     assert alone == [together[i] for i in some]
-    halves = [warm.engine.generate(part, GENERATION, []) for part in (warm.prompts[:15], warm.prompts[15:])]
+    halves = [
+        moving.engine.generate(part, GENERATION, []) for part in (moving.prompts[:9], moving.prompts[9:])
+    ]
     assert [response.text for half in halves for response in half] == together
 
 
 def test_an_interrupted_generation_leaves_the_engine_usable(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    moving: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = warm.texts(None)
-    step = warm.engine._llm.llm_engine.step
+    before = moving.texts(None)
+    step = moving.engine._llm.llm_engine.step
     calls = 0
 
     def interrupted() -> object:
@@ -200,17 +212,17 @@ def test_an_interrupted_generation_leaves_the_engine_usable(
         return step()
 
     with monkeypatch.context() as patch:
-        patch.setattr(warm.engine._llm.llm_engine, "step", interrupted)
+        patch.setattr(moving.engine._llm.llm_engine, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            warm.engine.generate(warm.prompts, GENERATION, [])
-    assert warm.texts(None) == before
+            moving.engine.generate(moving.prompts, GENERATION, [])
+    assert moving.texts(None) == before
 
 
-def test_drawn_responses_depend_on_their_seed_alone(warm: Warm) -> None:
+def test_drawn_responses_depend_on_their_seed_alone(moving: Moving) -> None:
     drawn = GENERATION.model_copy(update={"temperature": 1.0})
-    tokens = warm.prompts[0].tokens
+    tokens = moving.prompts[0].tokens
     requests = [Request(tokens, seed) for seed in range(12)]
-    together = [one.text for one in warm.engine.generate(requests, drawn, [])]
+    together = [one.text for one in moving.engine.generate(requests, drawn, [])]
     assert len(set(together)) > 1
-    parts = [warm.engine.generate(part, drawn, []) for part in (requests[:5], requests[5:])]
+    parts = [moving.engine.generate(part, drawn, []) for part in (requests[:5], requests[5:])]
     assert [one.text for part in parts for one in part] == together

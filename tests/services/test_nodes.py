@@ -17,6 +17,7 @@ from services.sweep import nodes
 from services.sweep.models import model_folder
 from services.sweep.nodes import FileServer, Folder, folder_here
 from tests.checkpoints import write_checkpoint
+from tests.services.patience import patience
 from visage_core.checkpoints import Checkpoint, CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +27,10 @@ ROOT = Path(__file__).parents[2]
 def other_node(tmp_path: Path) -> Iterator[str]:
     """The id of a second node, whose cache is its own."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    node = cluster.add_node(num_cpus=2, env_vars={"VISAGE_CACHE": str(tmp_path / "other-cache")})
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    with patience():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        node = cluster.add_node(num_cpus=2, env_vars={"VISAGE_CACHE": str(tmp_path / "other-cache")})
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     yield node.node_id
     ray.shutdown()
     cluster.shutdown()

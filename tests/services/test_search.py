@@ -11,6 +11,7 @@ import pytest
 from services.search.search import candidate, share
 from services.search.spec import SearchSpec, parse_search
 from tests.conftest import Visage
+from tests.services.warm import ENGINE
 from visage_core.spec import SpecError
 
 LANDSCAPE = {"model": "m", "axis": {"points": 33, "direction": {"norm": "filter"}}, "prompts": {"limit": 20}}
@@ -57,13 +58,14 @@ def test_what_cannot_be_searched_is_refused(fields: dict[str, Any], says: str) -
 
 
 def test_a_search_finds_a_direction_and_goes_on_from_where_it_stopped(
-    aligned: Path, visage: Visage, tmp_path: Path
+    aligned: Path, warm: Visage, tmp_path: Path
 ) -> None:
     out = tmp_path / "search"
-    settings = ("axis.points=17", "prompts.limit=8", "generation.max_tokens=8", "engine.max_model_len=256")
+    settings = ["axis.points=17", "prompts.limit=8", "generation.max_tokens=8"]
+    settings += [f"engine.{name}={value}" for name, value in ENGINE.items()]
     options = [argument for setting in settings for argument in ("--set", setting)]
     options += ["--trials", 2, "--dimension", 2, "--beside", 2, "--prompts", 4, "--algorithm", "cmaes"]
-    done = visage("search", "--model", aligned, *options, "--out", out)
+    done = warm("search", "--model", aligned, *options, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "2 candidates" in done.stdout
     found = json.loads((out / "search.json").read_text(encoding="utf-8"))
@@ -79,9 +81,9 @@ def test_a_search_finds_a_direction_and_goes_on_from_where_it_stopped(
 
     # As if it had been killed before the end: what is measured is not measured again.
     (out / "search.json").unlink()
-    again = visage("search", "--model", aligned, *options, "--out", out)
+    again = warm("search", "--model", aligned, *options, "--out", out)
     assert again.returncode == 0, again.stderr
     assert json.loads((out / "search.json").read_text(encoding="utf-8")) == found
-    other = visage("search", "--model", aligned, *options, "--seed", 1, "--out", out)
+    other = warm("search", "--model", aligned, *options, "--seed", 1, "--out", out)
     assert other.returncode == 2
     assert "seed: 0 -> 1" in other.stderr

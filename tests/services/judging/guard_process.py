@@ -36,7 +36,7 @@ def template_of(name: str) -> Template:
 
 
 def _judge(folder: Path, batches: dict[str, list[list[Item]]], verdicts: Path, max_model_len: int) -> None:
-    engine = EngineSpec(max_model_len=max_model_len, max_num_seqs=8, kv_cache_gib=1)
+    engine = EngineSpec(dtype="float32", max_model_len=max_model_len, max_num_seqs=8, kv_cache_gib=1)
     found = {}
     for name, items in batches.items():
         guard = Guard(folder, template_of(name), engine)

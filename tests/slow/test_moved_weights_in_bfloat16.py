@@ -1,0 +1,20 @@
+"""The engine holds exactly the weights of its point, in the type that the models are stored in, too."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.services.test_moved_weights import (  # noqa: F401 - fixtures and tests
+    moving,
+    test_a_moved_engine_answers_as_one_that_loads_the_perturbed_checkpoint,
+    test_a_response_does_not_depend_on_its_batch,
+    test_early_stop_changes_no_verdict,
+    test_no_point_is_measured_where_the_weights_are_others,
+    test_the_order_of_visits_does_not_matter_and_the_origin_comes_back,
+    test_what_the_engine_holds_is_compared_with_what_it_is_to_hold,
+)
+
+
+@pytest.fixture(scope="module")
+def dtype() -> str:
+    return "bfloat16"
