@@ -51,15 +51,15 @@ LAX = {"measure": "asr_at_origin", "at_most": 100}
 RELEASE: dict[str, Any] = {
     "name": "<script>",
     "landscape": {
-        "axis": {"points": 3, "low": -0.1, "high": 0.1, "direction": {"seeds": [0]}},
+        "axis": {"points": 3, "low": -0.05, "high": 0.05, "direction": {"seeds": [0]}},
         "prompts": [{"limit": 12}, {"kind": "choices", "limit": 12}],
         "generation": {"max_tokens": 16},
         "engine": SPEC["engine"],
     },
     "rules": [
         {"measure": "asr_at_origin", "at_most": 50},
-        {"measure": "visage", "at_least": -40, "relative": True},
-        {"measure": "accuracy_at_origin", "at_least": 5},
+        {"measure": "visage", "at_least": -80, "relative": True},
+        {"measure": "accuracy_at_origin", "at_least": 0},
     ],
 }
 NO_JUDGE = "http://127.0.0.1:9/v1"
@@ -171,7 +171,7 @@ def test_figures_are_drawn_of_each_prompt_set(measured: Measured, kind: str, beg
 def test_responses_come_in_pages(measured: Measured, alone: Path) -> None:
     expected = pq.read_table(alone / "responses.parquet").to_pylist()
     with Client(measured.service.url) as client:
-        first = client.responses(measured.job, limit=100)
+        first = client.responses(measured.job, limit=40)
         rest = client.responses(measured.job, cursor=first.next or 0, limit=100)
     assert rest.next is None
     assert [item.model_dump() for item in first.items + rest.items] == expected
@@ -256,8 +256,8 @@ def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(
     there = ("--policy", policy, "--server", measured.service.url)
     done = here("gate", aligned.name, *there, "--out", tmp_path / "out")
     assert done.returncode == 4, done.stderr
-    job = json.loads((tmp_path / "out" / "request.json").read_text())["id"]
     with Client(measured.service.url) as client:
+        [job] = [one.id for one in client.gates().items if one.state == State.FAILED]
         [last] = client.watch_gate(job)
         assert (last.state, last.verdict) == (State.FAILED, None)
         assert last.error is not None
