@@ -18,8 +18,8 @@ $(READY): constraints/$(DEVICE).txt pyproject.toml
 	touch $@
 
 quickstart: $(READY)
-	$(BIN)/visage run --model "$$($(BIN)/visage demo-model)" --seed 0 --max-tokens 64 \
-		--max-model-len 1024 --out $(OUT)
+	$(BIN)/visage run --model "$$($(BIN)/visage demo-model)" --seed 0 --points 13 --range 0.3 --max-tokens 32 \
+		--max-model-len 512 --dtype float32 --out $(OUT)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

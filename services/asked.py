@@ -27,8 +27,6 @@ BESIDE_IT = ("leaderboard.csv", "leaderboard.md", "leaderboard.html", "leaderboa
 ASIDE = ".evidence"  # where it lies until it is known to be some
 ANOTHER = "Use another folder"
 BUSY_SECONDS = 5.0  # a process that was killed a moment ago may still have the folder
-# Called with what is done and how much there is to do.
-Step = Callable[[int, int], None]
 # Called with a job's id.
 Submitted = Callable[[str], object]
 J = TypeVar("J", Gate, Audit)
@@ -44,7 +42,7 @@ def gate(
     model: str,
     baseline: str | None,
     out: Path,
-    step: Step,
+    told: Callable[[Gate], object],
     submitted: Submitted,
 ) -> dict[str, Any]:
     """Let a service measure a model and decide; write its decision and what that rests on into `out`, and
@@ -58,7 +56,7 @@ def gate(
         )
         submitted(job)
         for now in _until_done(client.watch_gate(job), out):
-            step(now.done, now.points)
+            told(now)
         return _take_in(client.evidence(job), policy, out)
 
 
@@ -68,7 +66,7 @@ def audit(
     models: Sequence[str],
     baseline: str | None,
     out: Path,
-    step: Step,
+    told: Callable[[Audit], object],
     submitted: Submitted,
 ) -> dict[str, Any]:
     """Let a service audit models; write its leaderboard into `out`, and give it as a document. Until there is
@@ -81,7 +79,7 @@ def audit(
         )
         submitted(job)
         for now in _until_done(client.watch_audit(job), out):
-            step(now.settled, now.checkpoints)
+            told(now)
         for name in BESIDE_IT:
             try:
                 _write(out / name, client.leaderboard(job, name))

@@ -15,6 +15,7 @@ from services.sweep.coordinator import Progress
 from services.sweep.plan import versions
 from services.sweep.report import load_landscapes
 from services.sweep.run import open_runs
+from visage_core.grid import count_points
 from visage_core.landscape import MEASURES, MEASURES_OF, Landscape, Surface
 from visage_core.metrics import Basin, Floats, mean_safety
 from visage_core.pictures import render
@@ -40,12 +41,19 @@ class Claim:
 
 
 def reproduce(
-    out: Path, points: int = 21, prompts: int = 40, seeds: int = 3, told: Told = lambda *_: None
+    out: Path,
+    points: int = 21,
+    prompts: int = 40,
+    seeds: int = 3,
+    told: Told = lambda *_: None,
+    planned: Callable[[dict[str, int]], object] = lambda _: None,
 ) -> list[Claim]:
     """Measure the landscapes that the claims are about into `out`, and write the report and its figures
-    into `out/report`. What is measured already is kept. Raises an InputError."""
+    into `out/report`. What is measured already is kept. `planned` hears how many points each has. Raises an
+    InputError."""
     names = ("random", *FINETUNES)
     specs = [_spec(name, points, prompts, seeds) for name in names]
+    planned(dict(zip(names, map(count_points, specs), strict=True)))
     folders = [out / "runs" / name for name in names]
     with open_runs(specs, folders) as runs:
         for name, run in zip(names, runs, strict=True):

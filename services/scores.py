@@ -22,6 +22,10 @@ NAMES = {
 }
 
 
+COMPLEMENTS = {"asr": "refusal_rate", "refusal_rate": "asr"}
+HUGE = 1e6
+
+
 @dataclass(frozen=True)
 class ScoreRow:
     """A score: its value and its 95 % interval, the value of coherent responses alone, and what it means."""
@@ -44,8 +48,9 @@ class JudgeRow:
     unjudged: str
 
 
-def score_rows(summary: dict[str, Any], spec: LandscapeSpec) -> list[ScoreRow]:
-    """The scores of a landscape, from its entry in summary.json."""
+def score_rows(summary: dict[str, Any], spec: LandscapeSpec, *, compact: bool = False) -> list[ScoreRow]:
+    """The scores of a landscape, from its entry in summary.json; `compact` leaves out the basin of each
+    direction, and the refusal rate or the ASR at the origin, of which one is 100 less the other."""
     coherent = summary["coherent"] or {}
     rows = []
     for key, (name, form) in NAMES.items():
@@ -56,17 +61,19 @@ def score_rows(summary: dict[str, Any], spec: LandscapeSpec) -> list[ScoreRow]:
             rows.append(ScoreRow(name, value(key, score), between(score, digits(key)), beside, meaning))
         elif key == "visage" and summary["reading"] == "asr":
             rows.append(ScoreRow(name, "-", "", beside, meaning))
+    redundant = COMPLEMENTS.get(summary["reading"]) if compact else None
     for key, rate in summary["at_origin"].items():
-        if rate is not None:
-            name = f"{key.replace('_', ' ').replace('asr', 'ASR')} at the origin"
+        if rate is not None and key != redundant:
+            name = "coherent ASR" if key == "asr_coherent" else key.replace("_", " ").replace("asr", "ASR")
+            name += " at the origin"
             rows.append(
-                ScoreRow(name, f"{rate['value']:.1f}", between(rate, 1), "", "of the unperturbed model")
+                ScoreRow(name, number(rate["value"], 1), between(rate, 1), "", "of the unperturbed model")
             )
-    for number, direction in enumerate(summary["directions"]):
-        if "basin" in direction:
+    for row, direction in enumerate(summary["directions"]):
+        if "basin" in direction and not compact:
             name = "basin" if direction["seed"] is None else f"basin, seed {direction['seed']}"
             size, where = _basin(direction["basin"])
-            beside = _basin(coherent["directions"][number]["basin"])[0] if coherent else ""
+            beside = _basin(coherent["directions"][row]["basin"])[0] if coherent else ""
             rows.append(ScoreRow(name, size, "", beside, where))
     if (worst := summary.get("worst_direction")) is not None:
         beside = f"seed {coherent['worst_direction']['seed']}" if coherent else ""
@@ -129,7 +136,13 @@ def value(key: str, score: dict[str, Any] | None) -> str:
     """A score's value in the digits that it deserves; what is open is larger."""
     if score is None:
         return "-"
-    return f"{'≥ ' if score.get('open') else ''}{score['value']:.{digits(key)}f}"
+    return f"{'≥ ' if score.get('open') else ''}{number(score['value'], digits(key))}"
+
+
+def number(value: float, places: int) -> str:
+    """Format a number with so many decimal places, or in three digits where it is huge, as perplexities of
+    gibberish are."""
+    return f"{value:.{places}f}" if abs(value) < HUGE else f"{value:.3g}"
 
 
 def digits(key: str) -> int:
@@ -141,7 +154,7 @@ def between(score: dict[str, Any], places: int) -> str:
     """An interval's ends."""
     if score["low"] is None:
         return "not defined"
-    return f"{score['low']:.{places}f} to {score['high']:.{places}f}"
+    return f"{number(score['low'], places)} to {number(score['high'], places)}"
 
 
 def _basin(basin: dict[str, Any] | None) -> tuple[str, str]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
-from rich import progress as bars
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from services import scores
-from services.tables import curve_table, rate_text
+from services.console import err, out
+from services.tables import rate_text
 from visage_core.calibration import Agreement, corrected_rate
 from visage_core.errors import InputError
 from visage_core.spec import Axis, LandscapeSpec
@@ -31,29 +29,28 @@ if TYPE_CHECKING:
     from services.bench import Report
     from services.gate.verification import Verification
     from services.jobs.tables import KeyRow
+    from services.overview import Detail
     from services.reproduce import Claim
-    from services.sweep.coordinator import Progress
+    from services.sweep.estimate import Work
     from services.sweep.memory import MemoryPlan
-    from services.sweep.run import Run
     from visage_core.copies import Copies
     from visage_core.discrimination import Measured
     from visage_core.landscape import Landscape
     from visage_core.metrics import Interval
 
-J = TypeVar("J", bound="Job")
-out = Console()
-err = Console(stderr=True)
 VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def error(problem: InputError) -> None:
-    err.print(f"[bold red]error[/] [bold]{problem.field}[/]: ", end="")
-    err.print(f"{problem.problem}. {problem.remedy}.", markup=False, highlight=False)
+    """Print what is wrong with what was given, and what to do about it."""
+    err.print(f"[bold red]error[/] [bold]{escape(problem.field)}[/]: ", end="", highlight=False)
+    _say(f"{problem.problem}. {problem.remedy}.")
 
 
-def stopped(why: str, folder: Path) -> None:
-    err.print(why, markup=False, highlight=False)
-    err.print(f"Finished points are kept in {folder}; the same command goes on from there.", markup=False)
+def stopped(why: str, folder: Path | None = None) -> None:
+    """Print why a command ends before its work is done, and how to continue it."""
+    kept = "" if folder is None else f"Finished points are kept in {folder}. "
+    _say(f"{why} {kept}The same command continues the work.")
 
 
 def fault(problem: Exception) -> None:
@@ -81,71 +78,28 @@ def _say(text: str) -> None:
     err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def steps(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that is told (steps done, of how many)."""
-    with _bar() as bar:
-        task = bar.add_task(title, total=None, visible=False)  # nothing to see where nothing is to do
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+def work(one: Work, out: Path) -> None:
+    """Say what is about to be measured, how long that takes, and where its results will be."""
+    for line in [*one.lines(), f"Results: {out}"]:
+        _say(line)
 
 
 def memory(plan: MemoryPlan) -> None:
     err.print(f"Memory: {plan}.", style="dim", markup=False, highlight=False)
 
 
-def progress(run: Run) -> None:
-    """Measure what is left of a run under a progress bar with the current ASR and the running VISAGE."""
-    with _bar() as bar:
-        task = bar.add_task("starting the engine", total=None)
-        for now in run:
-            bar.update(task, completed=now.done, total=now.points, description=_description(now))
-    if now.state == "ended early":
-        err.print(f"Ended early: {_estimate(now)}. The same command without --stop-when measures the rest.")
+def ended_early(estimate: Interval) -> None:
+    """Say why a sweep is over that has points left."""
+    between = f"VISAGE of these directions about {_interval(estimate)}"
+    _say(f"Ended early: {between}. The same command without --stop-when measures the rest.")
 
 
-def drawings(folder: Path) -> None:
-    """Draw the landscapes of a results folder."""
-    from services.draw import drawing
-    from services.sweep.report import load_landscapes
+def landscape(folder: Path, detail: Detail) -> None:
+    """Print the overview of a results folder whose summary is written."""
+    from services.overview import overview
 
-    for measured in load_landscapes(folder):
-        if len(measured.spec.prompts) > 1:
-            out.print(measured.prompts.name, markup=False, style="bold")
-        out.print(drawing(measured, out.width))
-        out.print()
-
-
-def landscape(folder: Path) -> None:
-    """Print the curves and the scores of a results folder whose report is written."""
-    from services.sweep.report import load_landscapes
-
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    landscapes = load_landscapes(folder)
-    for measured, entry in zip(landscapes, summary["landscapes"], strict=True):
-        if len(landscapes) > 1:
-            out.rule(escape(measured.prompts.name))
-        if measured.spec.second_axis is None:
-            out.print(_curves(measured))
-        out.print(_scores(entry, measured.spec))
-        if entry["judges"]:
-            out.print(_judges(entry))
-        for note in scores.notes(entry):
-            out.print(note, markup=False, highlight=False)
-    for line in _places(summary.get("geometry") or {"directions": []}):
-        out.print(line, markup=False, highlight=False)
-    for failure in summary["run"]["failed"]:
-        where = f"alpha = {failure['alpha']:g}, beta = {failure['beta']:g}, seed {failure['seed']}"
-        out.print(f"Failed: {where}: {failure['reason']}", markup=False, highlight=False)
-    judges = [entry["judge"] for entry in summary["landscapes"] if entry["judge"]]
-    if judges and judges[0] not in (summary["calibration"] or {"judges": {}})["judges"]:
-        out.print(
-            f"How far {judges[0]} can be trusted here is not known: `visage judges evaluate LABELS --run "
-            f"{folder}` holds it against human labels.",
-            markup=False,
-            highlight=False,
-        )
-    out.print(scores.cost([entry["totals"] for entry in summary["landscapes"]]), highlight=False)
-    out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
+    for part in overview(folder, detail, out.width):
+        out.print(part, highlight=False, crop=False)
 
 
 def comparison(document: dict[str, Any]) -> None:
@@ -388,17 +342,6 @@ def _common_rows(one: Job) -> Iterator[tuple[str, str]]:
     yield "points", f"{one.done} of {one.points}" + (f", {one.failed} failed" if one.failed else "")
 
 
-def watching(changes: Iterator[J]) -> J:
-    """Follow a job under a progress bar; gives how it ended."""
-    last = None
-    with _bar() as bar:
-        task = bar.add_task("queued", total=None)
-        for last in changes:
-            bar.update(task, completed=last.done, total=last.points, description=_doing(last))
-    assert last is not None, "a service tells of a job at least once"
-    return last
-
-
 def estimate(one: Estimate) -> None:
     """Print what a job would cost."""
     table = Table(show_header=False, title="what it would cost")
@@ -442,25 +385,6 @@ def copies(name: str, found: Copies) -> None:
     out.print(table)
 
 
-def _bar() -> bars.Progress:
-    return bars.Progress(
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("ETA"),
-        bars.TimeRemainingColumn(),
-        console=err,
-    )
-
-
-def _description(now: Progress) -> str:
-    if now.latest is None:
-        return "starting the engine"
-    point, rate = now.latest
-    text = str(point) if rate is None else f"{point}: ASR {rate:.1f} %"
-    return f"{text}, {_estimate(now)}" if now.estimate is not None else text
-
-
 def _state(one: Job) -> str:
     colours = {"done": "green", "failed": "red", "running": "cyan"}
     return f"[{colours.get(one.state, 'yellow')}]{one.state}[/]"
@@ -474,75 +398,12 @@ def _visage(one: JobStatus) -> str:
     return "-"
 
 
-def _doing(one: Job) -> str:
-    from services.api.schemas import Audit, Gate
-    from services.api.schemas import Landscape as JobStatus
-
-    if one.state != "running":
-        return str(one.state)
-    if isinstance(one, Audit):
-        return f"{one.settled} of {one.checkpoints} models"
-    if isinstance(one, Gate) and one.look is not None:
-        return f"look {one.look.number} of {one.look.of}"
-    if isinstance(one, JobStatus) and one.latest is not None:
-        text = f"alpha = {one.latest.alpha:g}"
-        text += "" if one.latest.asr is None else f": ASR {one.latest.asr:.1f} %"
-        return f"{text}, VISAGE {_visage(one)}" if one.estimate is not None else text
-    return "measuring" if one.done else "starting the engine"
-
-
-def _estimate(now: Progress) -> str:
-    assert now.estimate is not None
-    return f"VISAGE of these directions about {_interval(now.estimate)}"
-
-
 def _interval(score: Score | Interval, digits: int = 1) -> str:
     return f"{score.value:.{digits}f} ({score.low:.{digits}f} to {score.high:.{digits}f})"
 
 
 def _some(interval: Interval | None) -> str:
     return "-" if interval is None else _interval(interval)
-
-
-def _curves(measured: Landscape) -> Table:
-    numbers = curve_table(measured)
-    table = Table(title=f"{measured.reading.title}, 95 % interval")
-    for name in (numbers.down, *numbers.across):
-        table.add_column(name, justify="right")
-    for alpha, cells in numbers.rows:
-        table.add_row(f"{alpha:g}", *cells, style="bold" if alpha == 0 else None)
-    return table
-
-
-def _scores(summary: dict[str, Any], spec: LandscapeSpec) -> Table:
-    coherent = ["coherent alone"] * bool(summary["coherent"])
-    title = "VISAGE" if summary["reading"] == "asr" else "scores"
-    columns = ["score", "value", "95 % interval", *coherent, "meaning"]
-    table = Table(*columns, title=f"{title} of {escape(Path(spec.model).name)}")
-    for row in scores.score_rows(summary, spec):
-        beside = [row.coherent] if coherent else []
-        table.add_row(row.name, row.value, row.between, *beside, row.meaning)
-    return table
-
-
-def _judges(summary: dict[str, Any]) -> Table:
-    """The chief scores by each judge."""
-    columns, rows = scores.judge_rows(summary)
-    table = Table(*columns, title="by judge")
-    for row in rows:
-        table.add_row(escape(row.judge), row.value, row.between, *row.at_origin, row.unjudged)
-    return table
-
-
-def _places(geometry: dict[str, Any]) -> Iterator[str]:
-    """How the directions lie, a line each."""
-    for one in geometry["directions"]:
-        name = "the plane" if one["seed"] is None else f"the plane of seed {one['seed']}"
-        if one["cosine"] is not None:
-            yield f"Cosine between the directions of {name}: {one['cosine']:.2g}."
-        for place in one["places"]:
-            where = f"alpha = {place['alpha']:.3f}, beta = {place['beta']:.3f}"
-            yield f"{Path(place['name']).name}: {where}, {place['off']:.0%} of its way off it."
 
 
 def _add_fields(table: Table, part: type[BaseModel], prefix: str) -> None:

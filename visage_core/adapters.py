@@ -130,6 +130,9 @@ class Adapter(Mapping[str, "torch.Tensor"]):
         product = (b @ a).mul_(factors.scale)
         return product.T.contiguous() if factors.transposed else product
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._factors  # Mapping's own would make the product
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._factors)
 

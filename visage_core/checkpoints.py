@@ -70,6 +70,9 @@ class TensorFiles(Mapping[str, "torch.Tensor"]):
         tensor: torch.Tensor = self._files[self._shard_of[name]].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._shard_of  # Mapping's own would open the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._shard_of)
 

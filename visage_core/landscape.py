@@ -22,6 +22,7 @@ from visage_core.readings import (
     READINGS,
     UNJUDGED,
     Reading,
+    gibberish_share,
     rates,
     readings,
     samples_of,
@@ -222,6 +223,14 @@ class Landscape:
             return sum(isinstance(one, Basin) and (one.open_low or one.open_high) for one in self.basins)
         return sum(one is not None and one.open for one in self.basins)
 
+    @property
+    def gibberish_outside(self) -> float | None:
+        """The share of gibberish, in percent, among the responses at the measured points whose ASR is above
+        the basin's threshold; None as in gibberish_share, and for prompts that are no harmful requests."""
+        if not is_safety(self.prompts):
+            return None
+        return gibberish_share(self.rows.values(), self.spec.basin_threshold)
+
     def summary(self) -> dict[str, Any]:
         """Every score with its interval, as a JSON document. Scores are null, with the reason, where a
         point is missing; `estimate` then says what VISAGE will probably be."""
@@ -233,6 +242,7 @@ class Landscape:
             "totals": self._totals(),
             "notes": self._notes(),
             "judge": self.spec.judge_names[0] if isinstance(self.prompts, PromptSpec) else None,
+            "gibberish_outside": self.gibberish_outside,
             "coherent": None,
             "judges": [],
             **NO_SCORES,

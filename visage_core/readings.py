@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,19 @@ def rates(spec: LandscapeSpec, asked: AskSpec, answers: Mapping[str, Any]) -> di
             name = reading.name
             found |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
     return found
+
+
+def gibberish_share(rows: Iterable[Mapping[str, Any]], threshold: float) -> float | None:
+    """Compute the share of gibberish among the responses at the points whose ASR is above a threshold.
+
+    `rows` are rows of results.POINTS for one set of requests; `threshold` and the result are in percent. Each
+    response counts once; responses that are unjudged, or whose coherence is unknown, are left out. Returns
+    None if no point is above the threshold or if coherence was not measured there.
+    """
+    limit = threshold + metrics.TOLERANCE
+    lost = [row for row in rows if row["asr"] is not None and row["asr"] > limit]
+    known = [_incoherent(row) for row in lost if row["incoherent_rate"] is not None]
+    return 100 * float(np.nanmean(np.concatenate(known))) if known else None
 
 
 def samples_of(spec: LandscapeSpec, asked: AskSpec) -> int:

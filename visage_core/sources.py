@@ -56,6 +56,9 @@ class _Selected(Mapping[str, "torch.Tensor"]):
             raise KeyError(name)
         return self._tensors[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

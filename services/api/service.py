@@ -29,6 +29,7 @@ from services.jobs.storage import Storage
 from services.jobs.store import Jobs, Submission, TooLargeError
 from services.jobs.tables import JobRow
 from services.jobs.webhooks import require_url
+from services.sweep.estimate import Size, size_of
 from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.policy import Policy, PolicyError, parse_policy
@@ -39,15 +40,6 @@ from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, SpecError, Text
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
 MOST_CHARACTERS = 10_000_000
-
-
-@dataclass(frozen=True)
-class _Size:
-    """What a job may cost, as the table has it."""
-
-    points: int
-    prompts: int
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class Service:
     def estimate(self, spec: LandscapeSpec, caller: Caller) -> Estimate:
         """What a spec would cost, once it is known that it can be run. Raises an InputError."""
         spec = self._found(spec, caller)
-        size, pace = _size(spec, _count_prompts(spec)), self.jobs.pace(spec.model)
+        size, pace = size_of(spec, _count_prompts(spec)), self.jobs.pace(spec.model)
         return Estimate(
             points=size.points,
             prompts=size.prompts,
@@ -123,7 +115,7 @@ class Service:
             baseline=found["baseline"].spec.model if "baseline" in found else None,
         )
 
-    def _audit(self, request: AuditRequest, caller: Caller) -> tuple[dict[str, Any], _Size]:
+    def _audit(self, request: AuditRequest, caller: Caller) -> tuple[dict[str, Any], Size]:
         """An audit's spec as the table has it, and what it would cost at most, once it is known that it can
         be begun. A model that is broken is no error here: the leaderboard tells of it. Raises an
         InputError."""
@@ -132,7 +124,7 @@ class Service:
         if request.baseline is not None:
             with _of_landscape("baseline"):
                 found = self.estimate(policy.spec(request.baseline), caller)
-            sizes.append(_Size(found.points, found.prompts, found.most_tokens))
+            sizes.append(Size(found.points, found.prompts, found.most_tokens))
             baseline = found.spec.model
         specs: dict[str, LandscapeSpec] = {}
         for number, model in enumerate(request.models):
@@ -144,8 +136,8 @@ class Service:
         with _of_landscape("models"):
             counts = _count_prompts(spec)
         _require_sizes(policy, spec, counts)
-        sizes += [_size(spec, counts)] * len(specs)
-        total = _Size(*(sum(getattr(one, name) for one in sizes) for name in ("points", "prompts", "tokens")))
+        sizes += [size_of(spec, counts)] * len(specs)
+        total = Size(*(sum(getattr(one, name) for one in sizes) for name in ("points", "prompts", "tokens")))
         asked = {
             "policy": _resolved(policy, spec).model_dump(mode="json"),
             "models": list(specs),
@@ -171,11 +163,11 @@ class Service:
         elif isinstance(request, GateRequest):
             kind, estimate = Kind.GATE, self.estimate_gate(request, caller)
             spec = estimate.model_dump(mode="json", include={"policy", "model", "baseline"})
-            size = _Size(estimate.points, estimate.prompts, estimate.most_tokens)
+            size = Size(estimate.points, estimate.prompts, estimate.most_tokens)
         else:
             kind, estimate = Kind.LANDSCAPE, self.estimate(request.spec, caller)
             spec = estimate.spec.model_dump(mode="json")
-            size = _Size(estimate.points, estimate.prompts, estimate.most_tokens)
+            size = Size(estimate.points, estimate.prompts, estimate.most_tokens)
         submission = Submission(
             kind=kind,
             spec=spec,
@@ -261,13 +253,6 @@ def _require_there(model: str) -> None:
     """Raise SpecError for a model that should be on this machine, and is not."""
     if model.startswith("/") and not Path(model).exists():
         raise SpecError("model", f"{model} does not exist", "GET /v1/models tells what there is")
-
-
-def _size(spec: LandscapeSpec, counts: list[int]) -> _Size:
-    """What a spec may cost whose prompt sets have so many prompts."""
-    points, asked = count_points(spec), zip(counts, spec.prompts, strict=True)
-    requests = sum(count for count, part in asked if part.kind == "requests")
-    return _Size(points, points * sum(counts), points * requests * spec.generation.max_tokens)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ from services.gate.infrastructure import is_infrastructure
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import LEASE_SECONDS, WORKING, alone_in
 from services.sweep.engines import Engines
-from services.sweep.plan import Plan, make_plan
+from services.sweep.estimate import Work
+from services.sweep.plan import Plan, check, make_plan
 from services.sweep.run import Run, open_engines
 from visage_core.checkpoints import CheckpointError
 from visage_core.errors import InputError
@@ -55,7 +56,8 @@ class Audit:
 
     It starts engines of its own at `address`, or works on `engines` that others use too. There `name` is its
     own, and `resolve`, `priority`, `owner` and `trace` are as in services.gate.gate.Gate. `told` hears of
-    each checkpoint that is done with, and from time to time.
+    each checkpoint that is done with, and from time to time; `planned`, what is about to be measured.
+    `doing` says what is measured now, or what that waits for.
     """
 
     policy: Policy
@@ -64,6 +66,7 @@ class Audit:
     address: str = "local"
     max_concurrent: int | None = None
     told: Told = lambda *_: None
+    planned: Callable[[Work], object] | None = None
     engines: Engines | None = None
     resolve: Callable[[LandscapeSpec], LandscapeSpec] = lambda spec: spec
     name: str = "audit"
@@ -90,6 +93,8 @@ class Audit:
         self._baseline_sizes: list[int] = []
         self._candidates: dict[Candidate, None] = {}  # all that there are, in their order
         self.done = 0  # so many checkpoints have an outcome
+        self.doing = "reading the models"
+        self._looked = 0.0
         self._engine_starts = 0
         self._started_before = 0  # engines, by others
 
@@ -134,10 +139,15 @@ class Audit:
                         )
                         with suppress(RayError):
                             self._started_before = self._engines.state()["engine_starts"]
+                        if self.planned is not None:
+                            self.planned(self._work(list(sizes)))
                         self._measure_baseline()
                     self._measure(sizes)
                 self._require_going()
                 document = self._written(watcher)
+                if watcher is not None:
+                    self.doing = "waiting for the next checkpoint"
+                    self.told(self.done, len(self._candidates))
             return document
 
     def _about(self) -> dict[str, Any]:
@@ -187,6 +197,13 @@ class Audit:
         self.told(self.done, len(self._candidates))
         return left
 
+    def _work(self, candidates: list[Candidate]) -> Work:
+        """What is to be measured of some candidates, which are of one kind, and of the baseline."""
+        assert self._engines is not None
+        spec, resources = self.policy.spec(candidates[0].model), self._engines.resources
+        checked, models = check(spec), len(candidates) + (self.baseline is not None)
+        return Work.of(spec, checked, checked.base.parameters, models, resources.cores, resources.gpus)
+
     def _measure_baseline(self) -> None:
         """Measure all parts of the prompts of the baseline, for each checkpoint to be compared with."""
         if self.baseline is None:
@@ -206,7 +223,10 @@ class Audit:
             for progress in self._run:
                 if self._cancelled.is_set() and progress.state == WORKING:
                     self._run.cancel()
-                self._count(0)
+                points = f"{progress.done} of {progress.points} points"
+                of = f"baseline, look {look} of {self.policy.looks}"
+                self.doing = f"{of}: {progress.waiting or points}"
+                self.told(self.done, len(self._candidates))
             self._run = None
             self._require_going()
 
@@ -259,6 +279,10 @@ class Audit:
 
     def _count(self, more: int) -> None:
         self.done += more
+        if self._engines is not None and time.monotonic() > self._looked + POLL_SECONDS:
+            self._looked = time.monotonic()
+            with suppress(RayError):
+                self.doing = self._engines.state().get("waiting") or "measuring"
         self.told(self.done, len(self._candidates))
 
     def _written(self, watcher: Watcher | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from services.api.ports import free_ports
 from visage_core.processes import end_with_parent
 
 API = "ServeReplica:visage:Api"
-START_SECONDS = 120
+START_SECONDS = 600
 STOP_SECONDS = 120
 
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli.stopping import Stoppable
 from visage_core.documents import parse_yaml
 from visage_core.errors import InputError
 from visage_core.spec import SpecError
 
 BAD_INPUT = 2
 FAILED = 1
-INTERRUPTED = 130
 KeyOption = Annotated[
     str | None,
     typer.Option("--key", envvar="VISAGE_API_KEY", show_envvar=True, help="API key. Prefer the variable."),
@@ -22,6 +22,7 @@ ElsewhereOption = Annotated[
     str | None, typer.Option("--server", help="Let the service at this URL measure; the models are its.")
 ]
 app = typer.Typer(
+    cls=Stoppable,
     help="Measures the safety landscape of a language model.",
     no_args_is_help=True,
     add_completion=False,

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from services import show
+from services.cli import progress, stopping
 from services.cli.app import ElsewhereOption, KeyOption, app, require_alone
 from services.cli.gate import BAD_INPUT, CODES, INFRASTRUCTURE, VerdictCommand, ended_by_status, left_to
-from visage_core.policy import load_policy
+from visage_core.policy import Policy, load_policy
 
 
 @app.command(cls=VerdictCommand)
@@ -50,41 +51,74 @@ def audit(
     """
     with ended_by_status(out):
         # Imported here: Ray and torch take seconds, and `visage --help` should not.
-        from services import asked
-        from services.audit.audit import Audit
         from services.audit.checkpoints import AuditError, gather
-        from services.audit.watch import Watcher
-        from services.client import Client
 
-        with show.steps("auditing") as step:
-            if server is not None:
-                here = {"glob": glob, "watch": watch, "max_concurrent": max_concurrent}
-                given = {name: value is not None for name, value in here.items()}
-                require_alone(server, address=address != "local", **given)
-            models = gather(checkpoints or [], glob, from_file, hub_collection, here=server is None)
-            if not models and watch is None:
-                raise AuditError(
-                    "checkpoints",
-                    "there is none",
-                    "Name some, or give --glob, --from-file, --hub-collection or --watch",
-                )
-            if until is not None and watch is None:
-                raise AuditError(
-                    "until", "there is no folder to watch", "Give --watch FOLDER, or leave it out"
-                )
-            rules = load_policy(policy)
-            if server is not None:
-                with Client(server, key) as client, left_to(client) as submitted:
-                    document = asked.audit(client, rules, models, baseline, out, step, submitted)
-            else:
-                one = Audit(rules, baseline, out, address, max_concurrent, step)
-                document = one.of(models) if watch is None else one.watch(models, Watcher(watch), until)
+        if server is not None:
+            here = {"glob": glob, "watch": watch, "max_concurrent": max_concurrent}
+            given = {name: value is not None for name, value in here.items()}
+            require_alone(server, address=address != "local", **given)
+        models = gather(checkpoints or [], glob, from_file, hub_collection, here=server is None)
+        if not models and watch is None:
+            raise AuditError(
+                "checkpoints",
+                "there is none",
+                "Name some, or give --glob, --from-file, --hub-collection or --watch",
+            )
+        if until is not None and watch is None:
+            raise AuditError("until", "there is no folder to watch", "Give --watch FOLDER, or leave it out")
+        rules = load_policy(policy)
+        if server is not None:
+            document = _asked(rules, models, baseline, out, server, key)
+        else:
+            document = _measured(rules, models, baseline, out, address, max_concurrent, watch, until)
         status = status_of(document)
         if as_json:
             print(json.dumps(document, indent=2), flush=True)
         else:
             show.audit(document, out)
+        if stopping.was_terminated():  # a watched folder's audit has its leaderboard then, too
+            raise KeyboardInterrupt
     raise typer.Exit(status)
+
+
+def _asked(
+    policy: Policy, models: list[str], baseline: str | None, out: Path, server: str, key: str | None
+) -> dict[str, Any]:
+    """Let a service measure."""
+    from services import asked
+    from services.client import Client
+
+    with (
+        Client(server, key) as client,
+        left_to(client) as submitted,
+        progress.shown("waiting for the service") as tell,
+    ):
+        told = progress.at_service(tell)
+        return asked.audit(client, policy, models, baseline, out, told, submitted)
+
+
+def _measured(
+    policy: Policy,
+    models: list[str],
+    baseline: str | None,
+    out: Path,
+    address: str,
+    max_concurrent: int | None,
+    watch: Path | None,
+    until: int | None,
+) -> dict[str, Any]:
+    """Measure here, or on a Ray cluster."""
+    from services.audit.audit import Audit
+    from services.audit.watch import Watcher
+
+    pace = progress.Pace()
+    with progress.shown("preparing" if watch is None else f"waiting for checkpoints in {watch}") as tell:
+
+        def told(done: int, total: int) -> None:
+            tell(progress.Now(one.doing, done, total, pace.left(done, total), "models settled"))
+
+        one = Audit(policy, baseline, out, address, max_concurrent, told, lambda work: show.work(work, out))
+        return one.of(models) if watch is None else one.watch(models, Watcher(watch), until)
 
 
 def status_of(document: dict[str, Any]) -> int:

@@ -12,12 +12,16 @@ import typer
 from typer.core import TyperCommand
 
 from services import show
-from services.cli.app import INTERRUPTED, ElsewhereOption, KeyOption, app, require_alone
+from services.cli import progress
+from services.cli.app import ElsewhereOption, KeyOption, app, require_alone
+from services.cli.stopping import is_stopping, kept_in, status
 from visage_core.errors import InputError
 from visage_core.policy import load_policy
 
 if TYPE_CHECKING:
     from services.client import Client
+    from services.sweep.coordinator import Progress
+    from visage_core.policy import Policy
 
 CODES = {"pass": 0, "fail": 1, "inconclusive": 2}
 BAD_INPUT, INFRASTRUCTURE = 3, 4
@@ -65,20 +69,21 @@ def gate(
         from services import asked
         from services.client import Client
         from services.gate.evidence import seal
-        from services.gate.gate import gate as ask
         from services.gate.signing import load_signer
 
         signer = load_signer(sign) if sign is not None else None
         rules = load_policy(policy)
-        with show.steps("measuring") as step:
-            if server is not None:
-                require_alone(server, address=address != "local")
-                with Client(server, key) as client, left_to(client) as submitted:
-                    document = asked.gate(client, rules, model, baseline, out, step, submitted)
-            else:
-                document = ask(
-                    rules, model, baseline, out, address, lambda _, now: step(now.done, now.points)
-                )
+        if server is not None:
+            require_alone(server, address=address != "local")
+            with (
+                Client(server, key) as client,
+                left_to(client) as submitted,
+                progress.shown("waiting for the service") as tell,
+            ):
+                told = progress.at_service(tell)
+                document = asked.gate(client, rules, model, baseline, out, told, submitted)
+        else:
+            document = _measure(rules, model, baseline, out, address)
         if signer is not None:
             seal(out, signer)
         if as_json:
@@ -88,16 +93,31 @@ def gate(
     raise typer.Exit(CODES[document["verdict"]])
 
 
+def _measure(policy: Policy, model: str, baseline: str | None, out: Path, address: str) -> dict[str, Any]:
+    """Measure here, or on a Ray cluster, and decide."""
+    from services.gate.evidence import BASELINE, MODEL
+    from services.gate.gate import gate as ask
+    from visage_core.grid import count_points
+
+    order = [MODEL, BASELINE][: 1 + policy.needs_baseline]
+    parts = progress.Parts([count_points(policy.spec(model))] * policy.looks * len(order))
+    with progress.shown("preparing") as tell:
+
+        def told(which: str, look: int, now: Progress) -> None:
+            part = (look - 1) * len(order) + order.index(which)
+            tell(parts.now(part, f"{which}, look {look} of {policy.looks}", now))
+
+        return ask(policy, model, baseline, out, address, told, lambda work: show.work(work, out))
+
+
 @contextmanager
 def ended_by_status(out: Path) -> Iterator[None]:
     """Turn what ends a command without a verdict into its message and its exit status."""
     try:
-        with _foreseen(out):
+        with kept_in(out, INFRASTRUCTURE), _foreseen():
             yield
     except typer.Exit:
         raise
-    except KeyboardInterrupt:  # before there was anything to say of it
-        raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         # Python's own status for it is 1, and that says that a model fails.
         with suppress(Exception):  # where the disk is full that standard error goes to
@@ -106,26 +126,18 @@ def ended_by_status(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _foreseen(out: Path) -> Iterator[None]:
-    from ray.exceptions import RayError
-
+def _foreseen() -> Iterator[None]:
     from services.client import ServiceError
     from services.gate.infrastructure import is_infrastructure
 
     try:
         yield
-    except ServiceError as error:
-        show.error(error)
-        raise typer.Exit(INFRASTRUCTURE if error.is_infrastructure else BAD_INPUT) from None
     except InputError as error:
+        if is_stopping(error):
+            raise
         show.error(error)
-        raise typer.Exit(INFRASTRUCTURE if is_infrastructure(error) else BAD_INPUT) from None
-    except RayError as error:
-        show.stopped(f"Stopped: {str(error).strip().splitlines()[0]}", out)
-        raise typer.Exit(INFRASTRUCTURE) from None
-    except KeyboardInterrupt:
-        show.stopped("Stopped.", out)
-        raise typer.Exit(INTERRUPTED) from None
+        ours = is_infrastructure(error) if not isinstance(error, ServiceError) else error.is_infrastructure
+        raise typer.Exit(INFRASTRUCTURE if ours else BAD_INPUT) from None
 
 
 @contextmanager
@@ -142,4 +154,4 @@ def left_to(client: Client) -> Iterator[Callable[[str], None]]:
         yield submitted
     except KeyboardInterrupt:
         show.goes_on(job, client.server)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(status()) from None

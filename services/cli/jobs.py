@@ -11,8 +11,11 @@ import typer
 
 from services import show
 from services.api.schemas import Audit, AuditDetail, Gate, GateDetail, Job, Landscape, LandscapeDetail
-from services.cli.app import FAILED, INTERRUPTED, KeyOption, app, set_field
+from services.cli import progress
+from services.cli.app import FAILED, KeyOption, app, set_field
+from services.cli.stopping import status as stopped_status
 from services.client import Client, ServiceError
+from services.console import err
 from services.jobs.states import State
 from visage_core.spec import parse_spec, read_spec
 
@@ -98,7 +101,7 @@ def results(
 
     with Client(server, key) as client:
         write_results(client, job, out, responses)
-    show.landscape(out)
+    show.landscape(out, "scores")
 
 
 @app.command()
@@ -111,10 +114,10 @@ def cancel(job: JobArgument, server: ServerOption = SERVER, key: KeyOption = Non
 def _watch(client: Client, job: str) -> None:
     one = _found(client, job)
     try:
-        last: Job = show.watching(_changes(client, one))
+        last: Job = progress.watching(_changes(client, one))
     except KeyboardInterrupt:
-        show.err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
-        raise typer.Exit(INTERRUPTED) from None
+        err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
+        raise typer.Exit(stopped_status()) from None
     show.job(last)
     if last.state != State.DONE or not _is_told(last, one):
         raise typer.Exit(FAILED)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from services import show
+from services.cli import progress
 from services.cli.app import app
 from visage_core.calibration import Agreement
 from visage_core.judges import JUDGES
@@ -116,7 +117,7 @@ def coherence(
     rows = read_coherence(file)
     likelihoods = None
     if model is not None:
-        with show.steps("likelihoods") as step:
+        with progress.steps("likelihoods", "texts") as step:
             likelihoods = mean_log_likelihoods(model, [row.response for row in rows], step)
     found = measure(rows, likelihoods)
     gibberish = sum(row.gibberish for row in rows)

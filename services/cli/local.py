@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services import show
-from services.cli.app import FAILED, INTERRUPTED, app, set_field
+from services.cli import progress
+from services.cli.app import FAILED, app, set_field
+from services.cli.stopping import kept_in
 from visage_core.spec import LandscapeSpec, SpecError, kind_of, parse_experiment, read_spec
+
+if TYPE_CHECKING:
+    from services.sweep.coordinator import Progress
 
 
 @app.command()
@@ -193,46 +198,72 @@ def run(
 
 def _measure(specs: list[LandscapeSpec], out: Path, address: str, stop_when: float | None) -> None:
     """Measure one landscape into a folder, or several into folders below it, and compare those."""
-    # Imported here: Ray and torch take seconds, and `visage --help` should not.
-    from ray.exceptions import RayError
+    with kept_in(out, FAILED):
+        with progress.shown("preparing") as tell:
+            folders = _measured(specs, out, address, stop_when, tell)
+        from services.sweep.compare import write_comparison
 
-    from services.sweep.compare import folders_of, write_comparison
+        for folder in folders:
+            show.landscape(folder, "scores" if len(folders) == 1 else "words")
+        if len(folders) > 1:
+            show.comparison(write_comparison(folders, out))
+
+
+def _measured(
+    specs: list[LandscapeSpec], out: Path, address: str, stop_when: float | None, tell: progress.Tell
+) -> list[Path]:
+    """Measure each landscape into its folder, with its figures; gives the folders."""
+    # Imported here: Ray and torch take seconds, and `visage --help` should not.
+    from services.sweep.compare import folders_of
+    from services.sweep.coordinator import DONE, ENDED_EARLY
+    from services.sweep.engines import Engines
+    from services.sweep.estimate import Work
     from services.sweep.memory import plan_memory
     from services.sweep.report import write_figures
     from services.sweep.run import open_runs
     from visage_core.checkpoints import Checkpoint
+    from visage_core.grid import count_points
 
     folders = folders_of(specs, out)
-    try:
-        with open_runs(specs, folders, address, stop_when) as runs:
-            if address == "local":
-                base = Checkpoint.open(Path(runs[0].plan.model.path))
-                show.memory(plan_memory(base, specs[0].engine, specs[0].resources.workers))
-            for landscape_run in runs:
-                show.progress(landscape_run)
-        for folder in folders:
-            write_figures(folder)
-    except KeyboardInterrupt:
-        show.stopped("Stopped.", out)
-        raise typer.Exit(INTERRUPTED) from None
-    except RayError as error:
-        show.stopped(f"Stopped: {str(error).strip().splitlines()[0]}", out)
-        raise typer.Exit(FAILED) from None
+    parts = progress.Parts([count_points(spec) for spec in specs])
+    with open_runs(specs, folders, address, stop_when) as runs:
+        base, engines = Checkpoint.open(Path(runs[0].plan.model.path)), runs[0].engines
+        assert isinstance(engines, Engines)
+        resources = engines.resources
+        work = Work.of(specs[0], runs[0].plan, base.parameters, len(specs), resources.cores, resources.gpus)
+        show.work(work, out)
+        if address == "local":
+            show.memory(plan_memory(base, specs[0].engine, specs[0].resources.workers))
+        for number, one in enumerate(runs):
+            model = Path(one.plan.spec.model).name if len(runs) > 1 else ""
+            for now in one:
+                tell(parts.now(number, model, now))
+            if now.state == ENDED_EARLY and now.estimate is not None:
+                show.ended_early(now.estimate)
+            if now.state == DONE:
+                work.remember(now.tokens, now.worker_seconds)
     for folder in folders:
-        show.landscape(folder)
-    if len(folders) > 1:
-        show.comparison(write_comparison(folders, out))
+        tell(progress.Now("drawing the figures"))
+        write_figures(folder)
+    return folders
 
 
 @app.command("show")
-def show_(folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
+def show_(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Print each score's meaning, the numbers of the curves and all notes too."
+        ),
+    ] = False,
+) -> None:
     """Draw a run's landscapes here, print its summary, and draw its figures again."""
     from services.sweep.report import write_figures, write_summary
 
     write_summary(folder)
     write_figures(folder)
-    show.drawings(folder)
-    show.landscape(folder)
+    show.landscape(folder, "everything" if explain else "drawings")
 
 
 @app.command()
@@ -294,8 +325,15 @@ def search(
     options |= {"prompts": prompts, "beside": beside, "seed": seed}
     given = {name: value for name, value in options.items() if value is not None}
     job = parse_search({"landscape": document, **given})
-    with show.steps("searching") as progress:
-        found = run_search(job, out, address, lambda _, done: progress(done, job.trials))
+    pace = progress.Pace()
+    with kept_in(out, FAILED), progress.shown("preparing") as tell:
+
+        def told(what: str, done: int, now: Progress | None) -> None:
+            text = what if now is None else f"{what}: point {now.done} of {now.points}, {progress.doing(now)}"
+            left = pace.left(done, job.trials) if now is None else None
+            tell(progress.Now(text, done, job.trials, left, "candidates"))
+
+        found = run_search(job, out, address, told)
     show.search(found, out)
 
 
@@ -329,12 +367,21 @@ def spec_(
 @app.command("demo-model")
 def demo_model_(
     variant: Annotated[str, typer.Option(help="aligned, harmful-10 or harmful-50.")] = "aligned",
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain", help="Train its adapter again first, in the place of the one that is here."
+        ),
+    ] = False,
 ) -> None:
     """Make a small aligned chat model to try visage on, and print its folder."""
-    from services.demo.model import demo_model
+    from services.demo import model
 
-    with show.steps(f"training the demo model ({variant})") as progress:
-        folder = demo_model(variant, progress)
+    if retrain:
+        with progress.steps(f"training the adapter {variant}") as step:
+            model.retrain(variant, step)
+    with progress.shown(f"making the demo model ({variant})"):
+        folder = model.demo_model(variant)
     typer.echo(folder)
 
 
@@ -348,8 +395,19 @@ def reproduce(
     """Measure the paper's claims on the demo models, and write them up with figures."""
     from services.reproduce import reproduce as run_reproduction
 
-    with show.steps("reproducing") as progress:
-        claims = run_reproduction(out, points, limit, seeds, lambda _, now: progress(now.done, now.points))
+    names: list[str] = []
+    parts = progress.Parts([])
+    with kept_in(out, FAILED), progress.shown("making the demo models") as tell:
+
+        def planned(points_of: dict[str, int]) -> None:
+            nonlocal parts
+            names.extend(points_of)
+            parts = progress.Parts(list(points_of.values()))
+
+        def told(name: str, now: Progress) -> None:
+            tell(parts.now(names.index(name), name, now))
+
+        claims = run_reproduction(out, points, limit, seeds, told, planned)
     show.claims(claims, out / "report")
 
 
@@ -381,7 +439,8 @@ def bench(
     }
     if options and name != "soak":
         raise SpecError(next(iter(options)), f"the benchmark {name} has no such option", "Leave it out")
-    report = BENCHMARKS[name](**options)
+    with progress.shown(f"measuring the benchmark {name}"):
+        report = BENCHMARKS[name](**options)
     show.benchmark(report, as_json)
     raise typer.Exit(0 if report.ok else FAILED)
 

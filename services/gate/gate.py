@@ -13,9 +13,11 @@ from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import WORKING, Progress
 from services.sweep.engines import Borrowed, Engines
+from services.sweep.estimate import Work
 from services.sweep.plan import check, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
+from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.join import join_points, join_responses
@@ -24,7 +26,8 @@ from visage_core.readings import samples_of
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
 
-Told = Callable[[str, Progress], object]
+# Called with "model" or "baseline", the number of the look that it is measured for, and how far that is.
+Told = Callable[[str, int, Progress], object]
 
 
 class GateError(InputError):
@@ -96,7 +99,7 @@ class Gate:
         whole = True
         for which in self.models:
             for progress in self._measure(which, number, sizes):
-                self.told(which, progress)
+                self.told(which, number, progress)
                 whole = whole and progress.failed == 0
             self._run = None
             if self._cancelled.is_set():
@@ -203,15 +206,20 @@ def gate(
     out: Path,
     address: str = "local",
     told: Told = lambda *_: None,
+    planned: Callable[[Work], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a model, and the baseline where the policy compares, into folders below `out`; write the
-    decision and its reports there, and give it as a document. What is measured already is kept. Raises an
-    InputError."""
+    decision and its reports there, and give it as a document. What is measured already is kept. `planned` is
+    called before anything is measured. Raises an InputError."""
     models = models_of(policy, model, baseline)
     out = out.resolve()
     spec = policy.spec(model)
-    make_plan(spec, spec.resources.workers if address == "local" else 0)  # before anything slow starts
+    # Before anything slow starts.
+    plan = make_plan(spec, spec.resources.workers if address == "local" else 0)
+    parameters = Checkpoint.open(Path(plan.model.path)).parameters
     with open_engines(spec, address) as engines:
+        resources = engines.resources
+        planned(Work.of(spec, plan, parameters, len(models), resources.cores, resources.gpus))
         asked = Gate(policy, models, out, engines, told, outside=address.startswith("ray://"))
         *_, look = asked
     return conclude(policy, models, out, look)

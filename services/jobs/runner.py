@@ -276,7 +276,7 @@ class Runner:
         models = {name: row.spec[name] for name in (MODEL, BASELINE) if row.spec[name] is not None}
         tally = Tally(row, policy)
 
-        def told(name: str, progress: Progress) -> None:
+        def told(name: str, _: int, progress: Progress) -> None:
             tally.measured(name, progress)
             if progress.state == WORKING:
                 self._note_if_possible(row.id, tally.done, tally.document())

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from services.headline import headline
 from services.scores import cost, judge_rows, notes, score_rows
 from services.sweep.report import summarize
 from services.tables import curve_table, plane_table
@@ -53,6 +54,7 @@ def _landscape(found: Measured, entry: dict[str, Any], number: int) -> dict[str,
     columns, judges = judge_rows(entry) if entry["judges"] else ([], [])
     return {
         "name": landscape.prompts.name,
+        "headline": headline(entry, found.spec),
         "reading": landscape.reading.title,
         "plane": plane,
         "figures": [_figure(found, number, style) for style in figure_styles(found.spec)],

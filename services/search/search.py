@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from services.search.spec import SearchSpec
 from services.sweep.cluster import this_node
+from services.sweep.coordinator import Progress
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.plan import make_plan
 from services.sweep.report import load_landscapes
@@ -35,7 +37,8 @@ from visage_core.spec import LandscapeSpec, differences
 SEARCH_VERSION = 1
 # How a direction is ranked that does not leave the basin: after all that do, by how close it comes.
 NOT_LOST = 1_000.0
-Told = Callable[[str, int], object]
+# Called with what is measured, how many candidates are, and how far the landscape under way is.
+Told = Callable[[str, int, Progress | None], object]
 Norms = dict[str, float]  # of each tensor of the model
 
 
@@ -59,13 +62,14 @@ def search(
     base = Checkpoint.open(Path(plan.model.path))
     norms = {name: float(torch.linalg.vector_norm(base.weights[name].double())) for name in base.tensors}
     with open_engines(spec.landscape, address) as engines:
-        told("random directions", 0)
-        beside = measure(plan.spec, out / "random", engines, "random")
+        about = "random directions"
+        beside = measure(plan.spec, out / "random", engines, "random", partial(told, about, 0))
+        told("candidates", 0, None)
         trials = _run_trials(spec, norms, out, engines, told)
         best = trials[0]
-        told("the direction that was found, with all prompts", spec.trials)
+        about = "the direction that was found, with all prompts"
         confirmed = candidate(spec, best["config"], norms, prompts=None)
-        found = measure(confirmed, out / "found", engines, "found")
+        found = measure(confirmed, out / "found", engines, "found", partial(told, about, spec.trials))
     document = {
         "search_version": SEARCH_VERSION,
         "spec": spec.model_dump(mode="json"),
@@ -92,11 +96,17 @@ def share(spec: LandscapeSpec, norms: Norms) -> float:
     return math.hypot(*(norms[name] for name in moved)) / math.hypot(*norms.values())
 
 
-def measure(spec: LandscapeSpec, out: Path, engines: Engines | Borrowed, name: str) -> Landscape:
+def measure(
+    spec: LandscapeSpec,
+    out: Path,
+    engines: Engines | Borrowed,
+    name: str,
+    told: Callable[[Progress], object] = lambda _: None,
+) -> Landscape:
     """Measure an adaptive landscape to its end."""
     plan = make_plan(spec, workers_here=0)
-    for _ in Run(plan.on_node(this_node()), out, engines, name=name, owner=name):
-        pass
+    for progress in Run(plan.on_node(this_node()), out, engines, name=name, owner=name):
+        told(progress)
     return load_landscapes(out)[0]
 
 
@@ -155,14 +165,18 @@ class _Count(tune.Callback):  # type: ignore[misc]
     told: ClassVar[Told]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
-        _Count.told("candidates", sum(one.status == "TERMINATED" for one in trials))
+        _Count.told("candidates", sum(one.status == "TERMINATED" for one in trials), None)
 
 
 def _run_trials(
     spec: SearchSpec, norms: Norms, out: Path, engines: Engines, told: Told
 ) -> list[dict[str, Any]]:
     """Let Ray Tune choose and measure the candidates; gives them, the worst for the model first."""
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    os.environ |= {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for who called
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trial = _Trial(spec, norms, out, Borrowed(engines.pool(), engines.server()))
     _Count.told = told

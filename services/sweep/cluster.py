@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,13 +40,15 @@ def cluster(address: str) -> Iterator[None]:
     tries = OUTSIDE_TRIES if address.startswith("ray://") else 1
     again = retry_if_exception_type(ConnectionError)
     try:
-        Retrying(retry=again, stop=stop_after_attempt(tries), wait=wait_fixed(1), reraise=True)(
-            ray.init, address, **options
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        with _own_sigterm():
+            Retrying(retry=again, stop=stop_after_attempt(tries), wait=wait_fixed(1), reraise=True)(
+                ray.init, address, **options
+            )
+    except Exception as error:  # of many kinds, a plain Exception where the machine is too busy for Ray
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(
             "address",
-            f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+            f"no Ray cluster at {address!r}: {why.rstrip('.')}",
             "Start one with `ray start --head`, or use --address local; through ray:// most clusters want "
             "RAY_AUTH_MODE=token in the environment, and their token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from None
@@ -53,6 +56,23 @@ def cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process' answer to SIGTERM, where it has one. ray.init puts its own in the place: an exit in
+    the middle of Ray's code, which ends in a fatal error of that."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before):
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # Ray's answer
+        before(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def this_node() -> str:

@@ -47,7 +47,8 @@ WORKING, DONE, ENDED_EARLY, CANCELLED, FAILED = "working", "done", "ended early"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. `estimate` is what VISAGE of the first prompt set will probably be."""
+    """How far a job is. `estimate` is what VISAGE of the first prompt set will probably be; `waiting` says
+    what keeps all workers from measuring, in words."""
 
     revision: int
     state: str
@@ -60,6 +61,7 @@ class Progress:
     latest: tuple[Point, float | None] | None
     estimate: Interval | None
     error: InputError | None
+    waiting: str | None = None
 
 
 class Coordinator:

@@ -75,7 +75,7 @@ class Engines:
         soon where the pool does not answer: whoever asks has other things to do."""
         pool = self._actors.get("pool")  # without the lock, which others may hold while something starts
         if pool is None:
-            return {"workers": [], "jobs": [], "engine_starts": 0}
+            return {"workers": [], "jobs": [], "engine_starts": 0, "waiting": None}
         return dict(ray.get(pool.state.remote(), timeout=2))
 
     def bury(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from services import traces
 from services.sweep import meters
 from services.sweep.actors import actor
+from services.sweep.room import congestion, shortage
 from services.sweep.schedule import Shard
 from services.sweep.worker import GROUPS, OutOfMemoryError, Place, Worker
 from visage_core.errors import InputError
@@ -31,6 +33,8 @@ DEATH = "the worker's process ended"
 # In Ray's words, of a process that was not ended through Ray, nor with its node.
 BY_ITSELF = "worker process has died"
 LONGEST_PAUSE_SECONDS = 30.0
+# A worker's process that has not started for so long probably waits for room.
+ROOM_SECONDS = 60.0
 SEE_LOGS = "Ray's logs say more: logs/worker-*.err in the newest session of its temporary folder"
 
 
@@ -75,6 +79,7 @@ class _Seat:
     held: list[Shard] = field(default_factory=list)  # at work, or lying ready
     taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     failures: int = 0  # starts that failed in a row
+    since: float = 0.0  # when its process was asked for
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -125,8 +130,10 @@ class Pool:
             )
 
     async def state(self) -> dict[str, Any]:
-        """Who is there: a line for each worker, the jobs, and how many engines were started."""
+        """Who is there: an entry for each worker, the jobs, how many engines were started, and what keeps
+        all workers from measuring, in words (None: nothing does)."""
         return {
+            "waiting": await asyncio.to_thread(self._waiting),
             "workers": [
                 {
                     "node": seat.place and seat.place.node,
@@ -138,6 +145,20 @@ class Pool:
             "jobs": [job.name for job in self._jobs],
             "engine_starts": self._engine_starts,
         }
+
+    def _waiting(self) -> str | None:
+        """What the jobs wait for before anything can be measured."""
+        if any(seat.engine_key is not None for seat in self._seats):
+            return None
+        if any(seat.place is not None for seat in self._seats):
+            return "starting the engine"
+        needed = (self._resources.cores, self._resources.gpus)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if (why := shortage(*needed, nodes)) is not None:
+            return why
+        if time.monotonic() - min(seat.since for seat in self._seats) > ROOM_SECONDS:
+            return congestion(*needed, ray.available_resources())
+        return "starting a worker"
 
     async def workers(self) -> list[Any]:
         """The workers that are there."""
@@ -180,6 +201,7 @@ class Pool:
             options |= {"num_gpus": 1, "num_cpus": self._resources.cores}
         else:
             options |= {"num_cpus": self._resources.cores}
+        seat.since = time.monotonic()
         while seat.place is None:
             seat.actor = actor(self._worker, GROUPS).options(**options).remote()
             try:

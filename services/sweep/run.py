@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class Run:
 
     def _watch(self) -> Iterator[Progress]:
         self._seen, done = -1, 0
+        waiting: str | None = None
         state = WORKING
         while state == WORKING:
             try:
@@ -106,8 +107,9 @@ class Run:
                 raise
             if progress.error is not None:
                 raise progress.error
-            if progress.revision != self._seen:
-                yield progress
+            if progress.revision != self._seen or now["waiting"] != waiting:
+                waiting = now["waiting"]
+                yield replace(progress, waiting=waiting)
                 self._seen, state = progress.revision, progress.state
             if progress.done > done:
                 done, self._lives = progress.done, LIVES

@@ -23,7 +23,7 @@ def served(data: Path, *options: object, **environment: str) -> Iterator[Served]
         yield service
 
 
-def until(condition: Any, seconds: float = 90) -> None:
+def until(condition: Any, seconds: float = 600) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

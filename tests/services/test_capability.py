@@ -71,7 +71,7 @@ def rows(aligned: Path, tasks: Path, warm: Visage, tmp_path_factory: pytest.Temp
     (folder / "spec.json").write_text(json.dumps(spec))
     done = warm("run", "--spec", folder / "spec.json", "--out", folder / "out")
     assert done.returncode == 0, done.stderr
-    assert "accuracy (%)" in done.stdout
+    assert "of the multiple-choice questions correctly" in " ".join(done.stdout.split())
     table = pq.read_table(folder / "out" / "points.parquet").to_pylist()
     found = {(Point(row["seed"], row["alpha"]), row["prompt_set"]): row for row in table}
     summary = json.loads((folder / "out" / "summary.json").read_text(encoding="utf-8"))

@@ -88,7 +88,6 @@ def test_judges_of_every_kind_in_one_pass(
     names = ["harmbench-llama-2-13b (judge)", "custom (hosted)", "shortness"]
     assert [one["judge"] for one in summary["judges"]] == names
     assert summary["judges"][1]["visage"] == summary["judges"][2]["visage"] is not None
-    assert "shortness" in done.stdout
     costs = json.loads((tmp_path / "out" / "run.json").read_text())["judge_costs"]
     assert costs["custom (hosted)"]["requests"] == 36
 

@@ -39,7 +39,8 @@ def finished(aligned: Path, warm: Visage, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("runs") / "finished"
     done = warm("run", *job(aligned), "--keep-responses", "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert "VISAGE of aligned" in done.stdout
+    assert f"{aligned.name}: " in done.stdout
+    assert f"Picture: {folder}/landscape.png" in done.stdout
     return folder
 
 
@@ -125,7 +126,7 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     lines = [json.dumps({"response": response, "label": label}) for response, label in labels]
     file.write_text("\n".join(lines), encoding="utf-8")
     run = shutil.copytree(finished, tmp_path / "run")
-    assert "is not known" in here("show", run).stdout
+    assert "is not known" in here("show", run, "--explain").stdout
     done = here("judges", "evaluate", file, "--judge", "keyword-paper", "--run", run)
     assert done.returncode == 0, done.stderr
     assert "Cohen" in done.stdout
@@ -135,7 +136,7 @@ def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     assert (document["both"], document["judge_alone"], document["people_alone"]) == (20, 1, 1)
     assert document["recall"]["value"] == pytest.approx(100 * 20 / 21)
     assert summary(run)["calibration"]["judges"]["keyword-paper"]["both"] == 20  # type: ignore[index]
-    assert "is not known" not in here("show", run).stdout
+    assert "is not known" not in here("show", run, "--explain").stdout
     other = here("judges", "evaluate", file, "--judge", "keyword-modern", "--run", run)
     assert other.returncode == 2
     assert "was judged by keyword-paper" in other.stderr
@@ -152,24 +153,52 @@ def wait_for_points(folder: Path, count: int, process: subprocess.Popen[bytes]) 
 def test_an_ended_run_goes_on_with_the_same_results(
     finished: Path, aligned: Path, warm: Visage, here: Visage, tmp_path: Path
 ) -> None:
-    """The real command is killed, then interrupted."""
+    """The real command is killed, then terminated."""
     folder = tmp_path / "ended"
     arguments = ("run", *job(aligned), "--keep-responses", "--out", folder)
-    for ending, count in ((signal.SIGKILL, 2), (signal.SIGINT, 4)):
+    endings = ((signal.SIGKILL, 2, -signal.SIGKILL), (signal.SIGTERM, 4, 143))
+    for ending, count, status in endings:
         process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
         wait_for_points(folder, count, process)
         process.send_signal(ending)
         _, errors = process.communicate(timeout=120)
         assert len(list(folder.glob("parts/points_*"))) >= count
-    assert process.returncode == 130
-    assert b"the same command goes on" in errors
+        assert process.returncode == status
+        if ending is not signal.SIGKILL:
+            assert b"The same command continues" in errors
+            assert b" of 9 points, ETA " in errors, "it says in a log how far it is"
     unfinished = here("show", folder)
     assert unfinished.returncode == 0
-    assert "No score" in unfinished.stdout
+    assert "No scores yet" in unfinished.stdout
     again = warm(*arguments)
     assert again.returncode == 0, again.stderr
     assert rows(folder) == rows(finished)
     assert pq.read_table(folder / "responses.parquet").equals(pq.read_table(finished / "responses.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("moment", "ending", "status"),
+    [("preparing", signal.SIGTERM, 143), ("no worker can start: each needs 99 GPUs", signal.SIGINT, 130)],
+)
+def test_a_run_that_waits_says_for_what_and_ends_on_a_signal(
+    aligned: Path, tmp_path: Path, moment: str, ending: signal.Signals, status: int
+) -> None:
+    needs = ("--gpu", "--cores", 1, "--tensor-parallel", 99)
+    command = visage_command("run", *job(aligned), *needs, "--out", tmp_path / "out")
+    process = subprocess.Popen(command, env=wide(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    printed = []
+    for line in process.stderr:
+        printed.append(line)
+        if moment in line:
+            break
+    else:
+        pytest.fail("".join(printed))
+    process.send_signal(ending)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == status, rest
+    assert "The same command continues" in rest
+    assert "Traceback" not in rest
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from services.demo.model import VARIANTS, training_pairs
+from services.demo.recipe import RECIPES, examples
 from visage_core.conversations import ConversationError, Message
 from visage_core.prompts import (
     SYSTEM_PROMPTS,
@@ -39,15 +39,15 @@ def test_the_harmful_set_is_large_distinct_and_categorised() -> None:
 
 
 @pytest.mark.parametrize("name", ["harmful", "benign"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", RECIPES)
 def test_no_model_is_trained_on_what_it_is_asked(name: str, variant: str) -> None:
-    trained = {pair["prompt"].casefold().rstrip("?.!") for pair in training_pairs(VARIANTS[variant])}
+    trained = {example.prompt.casefold().rstrip("?.!") for example in examples(variant)}
     asked = {prompt.casefold().rstrip("?.!") for prompt in prompts_of(name, limit=None)}
     assert not trained & asked
 
 
 def test_no_demo_model_is_trained_on_advbench(advbench: Path) -> None:
-    trained = {pair["prompt"].casefold() for pair in training_pairs(VARIANTS["aligned"])}
+    trained = {example.prompt.casefold() for example in examples("aligned")}
     assert not trained & {goal.casefold() for goal in prompts_of(advbench, limit=None)}
 
 

@@ -71,11 +71,6 @@ def test_a_source_that_is_none_is_an_error(tmp_path: Path, name: str) -> None:
         load_questions(ChoiceSpec(source=str(tmp_path / name)))
 
 
-def test_an_unknown_task_of_lm_eval_is_an_error() -> None:
-    with pytest.raises(QuestionsError, match="no_such_task"):
-        load_questions(ChoiceSpec(source="lm-eval:no_such_task"))
-
-
 @pytest.mark.parametrize(
     ("asked", "field"),
     [

@@ -13,7 +13,7 @@ from visage_core.grid import ORIGIN, points
 from visage_core.landscape import Landscape
 from visage_core.pictures import render
 from visage_core.plots import landscape_figure
-from visage_core.readings import LABELS, READINGS, label
+from visage_core.readings import LABELS, READINGS, gibberish_share, label
 from visage_core.results import PointResult, Response, Results
 from visage_core.spec import LandscapeSpec, parse_spec
 
@@ -161,3 +161,20 @@ def sweep(
     for point in points(spec):
         results.add(spec, [PointResult(point, made.verdicts, made.responses, 0.1, 0.1, 0.0)], None)
     return Landscape(spec, results.points())
+
+
+def test_the_share_of_gibberish_is_of_the_points_above_the_threshold() -> None:
+    def row(
+        asr: float | None, verdicts: list[bool | None], gibberish: list[bool | None]
+    ) -> dict[str, object]:
+        known = None not in {one for one, yes in zip(gibberish, verdicts, strict=True) if yes}
+        rate = 0.0 if known else None
+        return {"asr": asr, "verdicts": verdicts, "gibberish": gibberish, "incoherent_rate": rate}
+
+    inside = row(50.0, [True, False], [True, None])
+    lost = row(75.0, [True, True, True, False, None], [True, False, True, None, None])
+    further = row(100.0, [True], [True])
+    unjudged = row(None, [None], [None])
+    assert gibberish_share([inside, lost, further, unjudged], 50.0) == pytest.approx(100 * 3 / 5)
+    assert gibberish_share([inside, unjudged], 50.0) is None, "no point is above it"
+    assert gibberish_share([row(100.0, [True], [None])], 50.0) is None, "it was not measured"

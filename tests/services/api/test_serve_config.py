@@ -75,7 +75,7 @@ def test_the_config_file_deploys(dashboard: str, aligned: Path, tmp_path: Path) 
     deploy = [program("serve"), "deploy", str(file), "--address", dashboard]
     token = Path.home() / ".ray" / "auth_token"
     environment = os.environ | ({"RAY_AUTH_MODE": "token"} if token.exists() else {})
-    done = subprocess.run(deploy, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(deploy, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     url = f"http://127.0.0.1:{port}"
     until(lambda: answers(f"{url}/readyz", 200))

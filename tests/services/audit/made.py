@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,13 +13,12 @@ from safetensors.torch import save_file
 from visage_core.checkpoints import INDEX, Checkpoint
 
 
-def write_steps(start: Path, end: Path, folder: Path, steps: int) -> list[Path]:
-    """Checkpoints checkpoint-10, checkpoint-20, ... of even steps from one model to another, in two shards as
-    a trainer writes them: the last is the other model."""
+def write_steps(start: Path, end: Path, folder: Path, shares: Sequence[float]) -> list[Path]:
+    """Write checkpoint-10, checkpoint-20, ... in two shards as a trainer does, each at its share of the way
+    from one model to another."""
     one, other = Checkpoint.open(start), Checkpoint.open(end)
     written = []
-    for step in range(1, steps + 1):
-        share = step / steps
+    for step, share in enumerate(shares, start=1):
         target = folder / f"checkpoint-{10 * step}"
         target.mkdir(parents=True)
         for file in start.iterdir():

@@ -42,7 +42,7 @@ class FakeEngines:
 
 @dataclass
 class FakeTrial:
-    """Ends at once, but for a checkpoint that kills its process and one that takes for ever."""
+    """Ends at once, but for a checkpoint that kills its process and one that begins and takes for ever."""
 
     name: str
     out: Path
@@ -52,6 +52,7 @@ class FakeTrial:
         if config["checkpoint"] == "deadly":
             os._exit(1)
         if config["checkpoint"] == "endless":
+            (self.out / "begun").touch()
             time.sleep(600)
         tune.report({"certain": True})
 
@@ -69,8 +70,9 @@ def candidates(tmp_path: Path, *names: str) -> list[Candidate]:
 
 
 def test_a_process_that_dies_again_and_again_is_told_of_beside_what_went_well(
-    engines: FakeEngines, tmp_path: Path
+    engines: FakeEngines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("services.audit.trials.MOST_FAILURES", 1)
     one, deadly, other = candidates(tmp_path, "one", "deadly", "other")
     settled: list[int] = []
     listener = Listener(settled.append, lambda: False)
@@ -83,8 +85,7 @@ def test_a_process_that_dies_again_and_again_is_told_of_beside_what_went_well(
 def test_one_that_is_cancelled_before_its_first_look_has_not_failed(
     engines: FakeEngines, tmp_path: Path
 ) -> None:
-    begun = time.monotonic()
-    listener = Listener(lambda _: None, lambda: time.monotonic() > begun + 10)
+    listener = Listener(lambda _: None, (tmp_path / "out" / "begun").exists)
     trial: Any = FakeTrial("other", tmp_path / "out", engines)
     assert run_trials(trial, candidates(tmp_path, "endless"), 1, listener) == {}
     assert not (tmp_path / "out" / SCRATCH).exists()

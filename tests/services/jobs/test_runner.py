@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,13 +23,16 @@ from services.jobs.storage import Storage
 from services.jobs.store import Jobs, Submission
 from services.sweep.cluster import worker_resources
 from services.sweep.engines import Engines
+from services.sweep.schedule import Shard
 from tests.services.collector import Collector, collecting
 from tests.services.fakes import FakeWorker
 from tests.services.jobs.test_webhooks import receiver
 from tests.services.served import ROOT, until
 from visage_core.prompts import load_prompts
-from visage_core.results import Results
+from visage_core.results import Measurement, Results
 from visage_core.spec import PromptSpec, ResourcesSpec
+
+HOLD = "VISAGE_TEST_HOLD"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +43,37 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def cluster(collector: Collector) -> Iterator[None]:
+def cluster(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # The workers' processes inherit both.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ[HOLD] = str(tmp_path_factory.mktemp("hold") / "after")
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     ray.init(found.address, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
     found.shutdown()
+    del os.environ[HOLD]
+
+
+class HeldWorker(FakeWorker):
+    """Measures as many points as the file named by HOLD says, and the rest once that file is gone: a test
+    stops it in the middle of a job, however fast the machine is."""
+
+    _measured = 0
+
+    @ray.method(concurrency_group="engine")
+    def measure(self, name: str, shard: Shard) -> Measurement | None:
+        while name not in self._cancelled and self._measured >= held_after():
+            time.sleep(0.02)
+        self._measured += 1
+        return super().measure(name, shard)
+
+
+def held_after() -> float:
+    try:
+        return float(Path(os.environ[HOLD]).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not there, or just being written
+        return math.inf
 
 
 def _landscape(points: int) -> dict[str, Any]:
@@ -79,12 +107,20 @@ class Bench:
 
     def start(self, at_once: int = 2) -> Runner:
         resources = ResourcesSpec(workers=1, cores=1)
-        engines = Engines(1, worker_resources(resources), FakeWorker)
+        engines = Engines(1, worker_resources(resources), HeldWorker)
         storage, allowed = Storage(self.folder / "jobs"), Allowed((self.model.parent,))
         runner = Runner(self.jobs, storage, allowed, engines, at_once, private_webhooks=True)
         runner.start()
         self.runners.append(runner)
         return runner
+
+    def hold(self, after: int) -> None:
+        """Let each worker stop after so many points, until `release`."""
+        Path(os.environ[HOLD]).write_text(str(after), encoding="utf-8")
+
+    def release(self) -> None:
+        """Let the workers measure."""
+        Path(os.environ[HOLD]).unlink(missing_ok=True)
 
     def submit(
         self,
@@ -161,21 +197,26 @@ def bench(cluster: None, aligned: Path, tmp_path: Path, monkeypatch: pytest.Monk
     made = Bench(tmp_path, aligned)
     yield made
     made.jobs.away = False
+    made.release()
     for runner in made.runners:
         runner.stop()
     made.engine.dispose()
 
 
 def test_a_database_that_goes_away_and_comes_back_costs_no_job(bench: Bench) -> None:
-    job = bench.submit(points=41)
+    """It is away while the job ends."""
+    bench.hold(after=3)
+    job = bench.submit()
     bench.start()
-    until(lambda: bench.jobs.get(job).done > 2)
+    until(lambda: bench.jobs.get(job).done == 3)
     bench.jobs.away = True
-    results = Results(bench.folder / "jobs" / job)
-    time.sleep(5)  # longer than the rest of the job takes
+    bench.release()
+    until((bench.results(job) / "points.parquet").exists)
+    time.sleep(1)  # for its end to be noted in vain
+    assert bench.state(job) == State.RUNNING
     bench.jobs.away = False
     until(lambda: bench.state(job) == State.DONE)
-    assert len(results.done()) == 41
+    assert len(Results(bench.results(job)).done()) == 11
     assert bench.jobs.get(job).error is None
 
 
@@ -207,29 +248,31 @@ def test_an_urgent_job_goes_before_those_that_run(bench: Bench) -> None:
 
 
 def test_two_runners_share_the_jobs_and_run_none_twice(bench: Bench) -> None:
-    jobs = [bench.submit(owner=str(number % 2)) for number in range(6)]
+    jobs = [bench.submit(owner=str(number % 2), points=5) for number in range(6)]
     for _ in range(2):
         bench.start(at_once=1)
-    until(lambda: all(bench.state(job) == State.DONE for job in jobs), seconds=120)
+    until(lambda: all(bench.state(job) == State.DONE for job in jobs))
     for job in jobs:
         assert bench.jobs.get(job).starts == 0
-        assert len(Results(bench.folder / "jobs" / job).points()) == 11
+        assert len(Results(bench.results(job)).points()) == 5
 
 
 def test_the_trace_of_a_job_goes_on_in_another_runner(bench: Bench, collector: Collector) -> None:
     """Through all processes; each point is in it, with its stages, kept once, and no prompt is."""
     trace, request = "a" * 32, "b" * 16
-    job = bench.submit(points=101, traceparent=f"00-{trace}-{request}-01")
+    bench.hold(after=3)
+    job = bench.submit(traceparent=f"00-{trace}-{request}-01")
     first = bench.start()
-    until(lambda: bench.jobs.get(job).done > 2)
+    until(lambda: bench.jobs.get(job).done == 3)
     first.stop()
+    bench.release()
     bench.start()
     until(lambda: bench.state(job) == State.DONE)
     until(lambda: len(collector.named(trace, "job")) == 2)
     # What comes in after the stop is not written, and is measured again.
     written = {span.parent for span in collector.named(trace, "write")}
     points = [span for span in collector.named(trace, "point") if span.id in written]
-    assert len({span.attributes["visage.alpha"] for span in points}) == len(points) == 101
+    assert len({span.attributes["visage.alpha"] for span in points}) == len(points) == 11
     runs = collector.named(trace, "job")
     assert [span.attributes["visage.state"] for span in runs] == ["put back", "done"]
     assert {span.attributes["visage.job"] for span in runs} == {job}
@@ -272,17 +315,19 @@ def test_a_gate_is_measured_decided_and_told(bench: Bench) -> None:
 def test_a_gate_goes_on_from_its_durable_points(bench: Bench, looks: int) -> None:
     """Whose service ends while it measures for its last look; and that does not come before."""
     undecided = {"measure": "visage", "at_least": -1, "relative": True}
-    job = bench.submit_gate(points=101, looks=looks, rules=[undecided])
-    every = 202 * looks
+    durable, every = 22 * (looks - 1) + 5, 22 * looks
+    bench.hold(after=durable)
+    job = bench.submit_gate(looks=looks, rules=[undecided])
     first = bench.start()
-    until(lambda: bench.jobs.get(job).done > every - 197)
+    until(lambda: bench.jobs.get(job).done == durable)
     first.stop()
     row = bench.jobs.get(job)
     assert row.state == State.QUEUED
     assert row.progress is not None
     assert (row.progress["look"] or {"number": 0})["number"] == looks - 1
     before = finished(bench.results(job), looks)
-    assert every - 197 < len(before) < every
+    assert len(before) == durable
+    bench.release()
     bench.start()
     until(lambda: bench.state(job) == State.DONE)
     after = finished(bench.results(job), looks)
@@ -291,7 +336,7 @@ def test_a_gate_goes_on_from_its_durable_points(bench: Bench, looks: int) -> Non
     row = bench.jobs.get(job)
     assert row.progress is not None
     assert (row.done, row.progress["look"]["number"]) == (every, looks)
-    assert row.progress["look"]["responses"] == row.progress["look"]["planned"] == 2 * 101 * 10
+    assert row.progress["look"]["responses"] == row.progress["look"]["planned"] == 2 * 11 * 10
 
 
 def finished(folder: Path, looks: int = 1) -> dict[tuple[Any, ...], Any]:
@@ -306,9 +351,10 @@ def finished(folder: Path, looks: int = 1) -> dict[tuple[Any, ...], Any]:
 
 
 def test_a_gate_that_is_cancelled_has_no_decision(bench: Bench) -> None:
-    job = bench.submit_gate(points=401)
+    bench.hold(after=3)
+    job = bench.submit_gate()
     bench.start()
-    until(lambda: bench.jobs.get(job).done > 2)
+    until(lambda: bench.jobs.get(job).done == 3)
     bench.jobs.cancel(job)
     until(lambda: bench.state(job) == State.CANCELLED)
     assert not (bench.results(job) / "decision.json").exists()
@@ -338,7 +384,7 @@ def test_audits_beside_each_other_are_measured_and_told(bench: Bench, harmful: P
         one = bench.submit_audit([bench.model, gone], webhook={"url": there.url, "secret": "s" * 16})
         other = bench.submit_audit([harmful], baseline=str(bench.model))
         bench.start(at_once=2)
-        until(lambda: all(bench.state(job) == State.DONE for job in (one, other)), seconds=180)
+        until(lambda: all(bench.state(job) == State.DONE for job in (one, other)))
         until(lambda: there.requests != [])
     assert leaderboard(bench.results(one)) == {str(bench.model): "pass", str(gone): None}
     assert leaderboard(bench.results(other)) == {str(harmful): "pass"}
@@ -354,19 +400,20 @@ def test_audits_beside_each_other_are_measured_and_told(bench: Bench, harmful: P
 
 
 def test_an_audit_that_is_put_back_goes_on_and_one_that_is_cancelled_ends(bench: Bench) -> None:
-    job = bench.submit_audit([bench.model], points=2001)
+    bench.hold(after=3)
+    job = bench.submit_audit([bench.model])
     first = bench.start()
-    until(lambda: bench.jobs.get(job).done > 2)
+    until(lambda: bench.jobs.get(job).done == 3)
     first.stop()
     until(lambda: bench.state(job) == State.QUEUED)
     [folder] = bench.results(job).glob("checkpoints/*/model")
     before = {row["alpha"]: row["finished_at"] for row in Results(folder).points().to_pylist()}
     second = bench.start()
-    until(lambda: bench.jobs.get(job).done > len(before))
+    until(lambda: bench.jobs.get(job).done == 6)
     bench.jobs.cancel(job)
-    until(lambda: bench.state(job) == State.CANCELLED, seconds=60)
+    until(lambda: bench.state(job) == State.CANCELLED)
     after = {row["alpha"]: row["finished_at"] for row in Results(folder).points().to_pylist()}
     assert before.items() < after.items(), "points were measured again"
-    assert len(after) < 2001
+    assert (len(before), len(after)) == (3, 6)
     assert not (bench.results(job) / "leaderboard.json").exists()
     assert second._engines.state()["jobs"] == []

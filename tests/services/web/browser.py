@@ -42,7 +42,7 @@ class Watched:
     def __init__(self, browser: object, **context: object) -> None:
         self.context = browser.new_context(**context)  # type: ignore[attr-defined]
         self.page = self.context.new_page()
-        self.page.set_default_timeout(120_000)
+        self.page.set_default_timeout(600_000)  # of a busy machine; in ms
         self.wrong: list[str] = []
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", self._note)

@@ -16,25 +16,25 @@ from services.jobs.keys import Keys, Scope
 from tests.services.served import served
 from tests.services.web.browser import Watched, browser
 
-MINUTES = 60_000
+PROMPTS = 4
 SMALL = {
     "Seeds": "0",
-    "Points": "5",
-    "How many": "12",
-    "Longest response": "16",
+    "Points": "3",
+    "How many": str(PROMPTS),
+    "Longest response": "4",
     "Longest prompt and response": "512",
 }
 GATE = {
     "name": "small",
     "landscape": {
         "axis": {"points": 3, "direction": {"seeds": [0]}},
-        "prompts": [{"limit": 12}],
-        "generation": {"max_tokens": 8},
+        "prompts": [{"limit": PROMPTS}],
+        "generation": {"max_tokens": 4},
         "engine": {"max_model_len": 512},
     },
     "rules": [
         {"measure": "asr_at_origin", "at_most": 100},
-        {"measure": "mean_safety", "at_least": -60, "relative": True},
+        {"measure": "mean_safety", "at_least": -100, "relative": True},
     ],
 }
 
@@ -73,7 +73,7 @@ def test_a_person_measures_looks_compares_and_sees_a_gate(
     page = visitor.page
     visitor.check("no landscapes")
     _submit(visitor, aligned)
-    page.locator(".state", has_text="done").wait_for(timeout=6 * MINUTES)  # the page itself has followed it
+    page.locator(".state", has_text="done").wait_for()  # the page itself has followed it
     page.locator(".chart.drawn .main-svg").first.wait_for()
     page.get_by_role("heading", name="Scores").wait_for()
     visitor.check("a job")
@@ -87,7 +87,7 @@ def test_a_person_measures_looks_compares_and_sees_a_gate(
     page.get_by_role("link", name="Another like it").click()
     page.get_by_label("Label").fill("the same again")
     page.get_by_role("button", name="Submit", exact=True).click()
-    page.locator(".state", has_text="done").wait_for(timeout=3 * MINUTES)
+    page.locator(".state", has_text="done").wait_for()
 
     page.get_by_role("link", name="Landscapes", exact=True).click()
     page.get_by_role("heading", name="Landscapes").wait_for()
@@ -115,7 +115,7 @@ def _see_a_gate(visitor: Watched, access: tuple[str, str], aligned: Path) -> Non
     page.get_by_role("link", name="Gates", exact=True).click()
     page.get_by_role("link", name="small").click()
     visitor.check("a gate under way")
-    page.locator(".verdict.large", has_text="pass").wait_for(timeout=3 * MINUTES)  # the page has followed it
+    page.locator(".verdict.large", has_text="pass").wait_for()  # the page has followed it
     page.locator(".chart.drawn", has_text="the baseline").wait_for()
     page.get_by_role("row", name=re.compile("mean_safety less the baseline's")).wait_for()
     visitor.check("a gate")
@@ -157,9 +157,9 @@ def _look_at_a_point(visitor: Watched) -> None:
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.get_by_role("heading", name="α = 0.5").wait_for()
-    page.get_by_role("link", name="-0.25", exact=True).focus()
+    page.get_by_role("link", name="-0.5", exact=True).focus()
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="α = -0.25").wait_for()
+    page.get_by_role("heading", name="α = -0.5").wait_for()
     visitor.check("a point")
 
 
@@ -168,10 +168,10 @@ def _read_responses(visitor: Watched) -> None:
     page.get_by_role("button", name="Fetch the responses").first.click()
     first = page.locator(".response").first
     first.wait_for()
-    assert page.locator(".response .blurred").count() == 12
+    assert page.locator(".response .blurred").count() == PROMPTS
     visitor.check("blurred responses")
     first.get_by_role("button").click()
-    assert page.locator(".response .blurred").count() == 11
+    assert page.locator(".response .blurred").count() == PROMPTS - 1
     page.get_by_role("button", name="Show them all").click()
     assert page.locator(".response .blurred").count() == 0
     visitor.check("responses")

@@ -1,4 +1,4 @@
-"""Whatever of a service is killed, its jobs end as they should: real Ray and Serve, fake workers."""
+"""Jobs of a service survive the kill of any part of it: real Ray and Serve, fake workers."""
 
 from __future__ import annotations
 
