@@ -19,6 +19,7 @@ from visage_core.results import Results
 LANDSCAPE = {
     "axis": {"points": 5, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
     "prompts": [{"limit": 24}, {"kind": "choices", "limit": 8}],
+    "coherence": "statistics",
     "generation": {"max_tokens": 16},
     "engine": ENGINE,
 }
