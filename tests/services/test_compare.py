@@ -13,7 +13,19 @@ import pytest
 from tests.conftest import Visage
 from tests.services.warm import OPTIONS
 
-SETTINGS = ("--seed", 0, "--points", 5, "--limit", 12, "--max-tokens", 16, *OPTIONS)
+SETTINGS = (
+    "--seed",
+    0,
+    "--points",
+    3,
+    "--coherence",
+    "statistics",
+    "--limit",
+    12,
+    "--max-tokens",
+    16,
+    *OPTIONS,
+)
 SYSTEMS = ("--system", "none", "--system", "helpful-and-safe")
 
 
@@ -36,7 +48,7 @@ def test_each_model_has_a_folder_and_every_system_prompt_its_landscape(
 ) -> None:
     for model in (aligned, harmful):
         table = pq.read_table(measured / model.name / "points.parquet")
-        assert len(table) == 5 * 2
+        assert len(table) == 3 * 2
         assert (measured / model.name / "landscape-2.png").exists()
     assert {path.name for path in measured.glob("comparison*")} == {
         f"comparison{number}.{kind}" for number in ("", "-2") for kind in ("png", "html")

@@ -21,6 +21,7 @@ LANDSCAPE = {
     "prompts": [{"limit": 24}, {"kind": "choices", "limit": 8}],
     "generation": {"max_tokens": 16},
     "engine": ENGINE,
+    "coherence": "statistics",
 }
 RULES = [
     {"measure": "asr_at_origin", "at_most": 30},

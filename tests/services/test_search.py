@@ -61,7 +61,7 @@ def test_a_search_finds_a_direction_and_goes_on_from_where_it_stopped(
     aligned: Path, warm: Visage, tmp_path: Path
 ) -> None:
     out = tmp_path / "search"
-    settings = ["axis.points=17", "prompts.limit=8", "generation.max_tokens=8"]
+    settings = ["axis.points=17", "prompts.limit=8", "generation.max_tokens=8", "coherence=statistics"]
     settings += [f"engine.{name}={value}" for name, value in ENGINE.items()]
     options = [argument for setting in settings for argument in ("--set", setting)]
     options += ["--trials", 2, "--dimension", 2, "--beside", 2, "--prompts", 4, "--algorithm", "cmaes"]

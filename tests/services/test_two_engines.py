@@ -23,7 +23,19 @@ from tests.services.warm import ENGINE, OPTIONS, WARM
 from visage_core.grid import ORIGIN, Point
 from visage_core.spec import GenerationSpec, parse_spec
 
-SETTINGS = ("--seed", 0, "--points", 5, "--limit", 8, "--max-tokens", 12, *OPTIONS)
+SETTINGS = (
+    "--seed",
+    0,
+    "--points",
+    5,
+    "--coherence",
+    "statistics",
+    "--limit",
+    8,
+    "--max-tokens",
+    12,
+    *OPTIONS,
+)
 SYSTEMS = ("--system", "default", "--system", "helpful-and-safe")
 LONG = {"max_tokens": 384, "early_stop": False}
 
