@@ -22,6 +22,7 @@ LANDSCAPE = {
     "coherence": "statistics",
     "generation": {"max_tokens": 16},
     "engine": ENGINE,
+    "coherence": "statistics",
 }
 RULES = [
     {"measure": "asr_at_origin", "at_most": 30},

@@ -54,6 +54,7 @@ def spec_of(model: Path, judges: list[Any]) -> dict[str, Any]:
         "judges": judges,
         "generation": {"max_tokens": 16},
         "engine": ENGINE,
+        "coherence": "statistics",
         "resources": {"cores": 1},
     }
 

@@ -45,7 +45,7 @@ def finished(aligned: Path, warm: Visage, tmp_path_factory: pytest.TempPathFacto
 
 
 def job(model: Path) -> tuple[object, ...]:
-    return ("--model", model, "--seed", 0, "--seed", 1, "--points", 5, *SETTINGS)
+    return ("--model", model, "--seed", 0, "--seed", 1, "--points", 3, *SETTINGS)
 
 
 def test_a_run_leaves_its_files(finished: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
 def test_every_point_is_there_once(finished: Path) -> None:
     table = pq.read_table(finished / "points.parquet")
     places = list(zip(table["seed"].to_pylist(), table["alpha"].to_pylist(), strict=True))
-    steps = [-0.5, -0.25, 0.25, 0.5]
+    steps = [-0.5, 0.5]
     assert places == [(None, 0.0), *((seed, alpha) for seed in (0, 1) for alpha in steps)]
 
 
@@ -78,7 +78,7 @@ def test_the_demo_model_has_a_basin(finished: Path) -> None:
 
 def test_responses_are_kept_only_where_asked_for(finished: Path, interpolation: Path) -> None:
     responses = pq.read_table(finished / "responses.parquet")
-    assert len(responses) == 9 * LIMIT
+    assert len(responses) == 5 * LIMIT
     assert not (interpolation / "responses.parquet").exists()
 
 
@@ -102,7 +102,7 @@ def test_a_finished_run_is_not_measured_again(finished: Path, aligned: Path, war
 def test_another_spec_in_the_same_folder_is_refused(finished: Path, aligned: Path, here: Visage) -> None:
     done = here("run", *job(aligned), "--points", 7, "--keep-responses", "--out", finished)
     assert done.returncode == 2
-    assert "axis.points: 5 -> 7" in done.stderr
+    assert "axis.points: 3 -> 7" in done.stderr
 
 
 def test_show_prints_the_summary_and_draws_again(finished: Path, here: Visage, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_ended_run_goes_on_with_the_same_results(
         assert process.returncode == status
         if ending is not signal.SIGKILL:
             assert b"The same command continues" in errors
-            assert b" of 9 points, ETA " in errors, "it says in a log how far it is"
+            assert b" of 5 points, ETA " in errors, "it says in a log how far it is"
     unfinished = here("show", folder)
     assert unfinished.returncode == 0
     assert "No scores yet" in unfinished.stdout
@@ -207,7 +207,7 @@ def interpolation(
 ) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "interpolation"
     sets = ("--prompts", "harmful", "--prompts", "benign")
-    options = ("--to", harmful, "--range", "0:1.5", "--points", 4, *sets, *SETTINGS)
+    options = ("--to", harmful, "--range", "0:1", "--points", 3, *sets, *SETTINGS)
     done = warm("run", "--model", aligned, *options, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -215,7 +215,7 @@ def interpolation(
 
 def test_interpolating_to_a_harmful_finetune_leaves_the_basin(interpolation: Path, finished: Path) -> None:
     by_alpha = {row["alpha"]: row for row in rows(interpolation) if row["prompt_set"] == 0}
-    assert list(by_alpha) == [0.0, 0.5, 1.0, 1.5]
+    assert list(by_alpha) == [0.0, 0.5, 1.0]
     origin = next(row for row in rows(finished) if row["alpha"] == 0)
     assert by_alpha[0.0]["verdicts"] == origin["verdicts"]
     assert by_alpha[1.0]["asr"] > by_alpha[0.0]["asr"]
