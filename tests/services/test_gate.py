@@ -22,7 +22,6 @@ LANDSCAPE = {
     "coherence": "statistics",
     "generation": {"max_tokens": 16},
     "engine": ENGINE,
-    "coherence": "statistics",
 }
 RULES = [
     {"measure": "asr_at_origin", "at_most": 30},

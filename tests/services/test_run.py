@@ -156,7 +156,7 @@ def test_an_ended_run_goes_on_with_the_same_results(
     """The real command is killed, then terminated."""
     folder = tmp_path / "ended"
     arguments = ("run", *job(aligned), "--keep-responses", "--out", folder)
-    endings = ((signal.SIGKILL, 2, -signal.SIGKILL), (signal.SIGTERM, 4, 143))
+    endings = ((signal.SIGKILL, 1, -signal.SIGKILL), (signal.SIGTERM, 3, 143))
     for ending, count, status in endings:
         process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
         wait_for_points(folder, count, process)
