@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from hypothesis import settings
 
 from services.api.ports import free_ports
 from services.cli import main
+
+# A shell starts what it runs in the background with SIGINT ignored, and so would be all that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests assert no times.
 settings.register_profile("visage", deadline=None)
