@@ -24,8 +24,8 @@ from tests.services.patience import patience
 
 # The settings of the engine that tests share, in a spec and on the command line. CPUs that do not know
 # bfloat16 compute in it five times as slowly as in float32.
-ENGINE = {"max_model_len": 512, "dtype": "float32"}
-OPTIONS = ("--max-model-len", 512, "--dtype", "float32")
+ENGINE = {"max_model_len": 512, "dtype": "float32", "kv_cache_gib": 1}
+OPTIONS = ("--max-model-len", 512, "--dtype", "float32", "--kv-cache-gib", 1)
 # More than there are: a judge model has an engine next to the sweep's, on the same core.
 CORES = 4
 
