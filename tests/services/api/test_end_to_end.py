@@ -36,7 +36,7 @@ SPEC: dict[str, Any] = {
     "axis": {"points": 5, "direction": {"seeds": [0]}},
     "prompts": [{"source": "harmful", "limit": 8}, {"source": "benign", "limit": 3}],
     "generation": {"max_tokens": 16},
-    "engine": {"max_model_len": 512, "dtype": "float32"},
+    "engine": {"max_model_len": 512, "dtype": "float32", "kv_cache_gib": 1},
     "keep_responses": True,
 }
 

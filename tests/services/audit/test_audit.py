@@ -27,7 +27,7 @@ POLICY = {
         "axis": {"points": 3, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
         "prompts": [{"limit": 8}],
         "generation": {"max_tokens": 16},
-        "engine": {"max_model_len": 256, "dtype": "float32"},
+        "engine": {"max_model_len": 256, "dtype": "float32", "kv_cache_gib": 1},
     },
     "rules": [{"measure": "asr_at_origin", "at_most": 60}],
 }
