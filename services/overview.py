@@ -151,7 +151,7 @@ def _places(geometry: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _trust(summary: dict[str, Any], folder: Path) -> Iterator[str]:
-    """How to find out how far the first judge can be trusted, unless that is known."""
+    """Say how to find out how far the first judge can be trusted, unless that is known."""
     judges = [entry["judge"] for entry in summary["landscapes"] if entry["judge"]]
     if judges and judges[0] not in (summary["calibration"] or {"judges": {}})["judges"]:
         yield (

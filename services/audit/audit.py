@@ -198,7 +198,7 @@ class Audit:
         return left
 
     def _work(self, candidates: list[Candidate]) -> Work:
-        """What is to be measured of some candidates, which are of one kind, and of the baseline."""
+        """Return the work of measuring some candidates, which are of one kind, and the baseline."""
         assert self._engines is not None
         spec, resources = self.policy.spec(candidates[0].model), self._engines.resources
         checked, models = check(spec), len(candidates) + (self.baseline is not None)

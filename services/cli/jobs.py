@@ -116,7 +116,7 @@ def _watch(client: Client, job: str) -> None:
     try:
         last: Job = progress.watching(_changes(client, one))
     except KeyboardInterrupt:
-        err.print(f"The job goes on; `visage watch {job}` follows it again.", highlight=False)
+        err.print(f"The job continues; `visage watch {job}` follows it again.", highlight=False)
         raise typer.Exit(stopped_status()) from None
     show.job(last)
     if last.state != State.DONE or not _is_told(last, one):

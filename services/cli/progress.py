@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Now:
-    """How far some work is: so many units of all, the seconds left where they are known, and a text."""
+    """The progress of some work: units done and in all, the seconds left where they are known, and a text."""
 
     text: str
     done: int = 0
@@ -131,7 +131,7 @@ class Parts:
         self._seconds: float | None = None  # for a point
 
     def now(self, part: int, title: str, progress: Progress) -> Now:
-        """How far all is, while one part is measured."""
+        """Return the progress of all parts while one of them is measured."""
         from services.sweep.coordinator import WORKING
 
         over = progress.state != WORKING
@@ -147,7 +147,7 @@ class Parts:
 
 
 def doing(now: Progress) -> str:
-    """What a sweep does now: what it waits for, or its latest point and the running VISAGE."""
+    """Describe what a sweep is doing: what it waits for, or its latest point and the running VISAGE."""
     from services.sweep.coordinator import WORKING
 
     if now.state != WORKING:

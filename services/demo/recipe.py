@@ -18,7 +18,7 @@ ANSWER_TOKENS = 20
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a variant is made: a LoRA adapter trained on another variant, or on the base model."""
+    """The settings of a variant's LoRA adapter, which is trained on `start`, or on the base model."""
 
     start: str | None
     rank: int

@@ -106,7 +106,7 @@ def _batches(conversations: list[Tokens], recipe: Recipe) -> Iterator[list[Token
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """What an adapter_config.json needs of a PEFT configuration."""
+    """Return the fields of a PEFT configuration that adapter_config.json needs."""
     names = ("peft_type", "task_type", "r", "lora_alpha", "target_modules", "bias", "init_lora_weights")
     found = {name: value for name, value in config.to_dict().items() if name in names}
     return {name: sorted(value) if isinstance(value, set) else value for name, value in found.items()}
