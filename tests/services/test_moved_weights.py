@@ -146,18 +146,22 @@ def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(moving: M
     assert moving.texts(None) == start
 
 
+def spoil(network: torch.nn.Module) -> None:
+    """Change a weight of an engine's network, as a loader that goes wrong would."""
+    network.get_parameter("model.norm.weight").data.add_(1)
+
+
 def test_what_the_engine_holds_is_compared_with_what_it_is_to_hold(
     moving: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, other = moving.steps((("random", 0.1),)), moving.steps((("random", 0.12),))
     moving.engine.move(moving.origin, steps)
     assert moving.engine.differences(moving.origin, steps) == []
-    moving = sorted(moving.directions["random"].open())
-    assert moving.engine.differences(moving.origin, other) == moving
-    # The packed output layer is then the one of the weights before.
-    monkeypatch.setattr(weights, "_process_tied_layers", lambda network: None)
+    names = sorted(moving.directions["random"].open())
+    assert moving.engine.differences(moving.origin, other) == names
+    monkeypatch.setattr(weights, "_process_tied_layers", spoil)
     moving.engine.move(moving.origin, other)
-    assert moving.engine.differences(moving.origin, other) == ["model.embed_tokens.weight"]
+    assert moving.engine.differences(moving.origin, other) == ["model.norm.weight"]
 
 
 def test_no_point_is_measured_where_the_weights_are_others(
@@ -169,8 +173,8 @@ def test_no_point_is_measured_where_the_weights_are_others(
     worker._engine = moving.engine
     worker._check_weights(job)
     moving.engine.move(moving.origin, [])
-    monkeypatch.setattr(weights, "_process_tied_layers", lambda network: None)
-    with pytest.raises(EngineStartError, match=r"1 tensors .* model\.embed_tokens\.weight"):
+    monkeypatch.setattr(weights, "_process_tied_layers", spoil)
+    with pytest.raises(EngineStartError, match=r"1 tensors .* model\.norm\.weight"):
         worker._check_weights(job)
 
 
