@@ -29,6 +29,7 @@ def listening() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _terminated = False
 
 
 def is_stopping(error: BaseException) -> bool:
