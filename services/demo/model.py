@@ -80,8 +80,9 @@ def retrain(variant: str, progress: Progress) -> Path:
 
     _require_known(variant)
     recipe = RECIPES[variant]
-    tensors, config = train(variant, recipe, _start(variant), progress)
+    # Before the training: the files of the recipe may be edited while it runs.
     metadata = {"format": "pt", "recipe": recipe_digest(variant), "start": start_digest(variant)}
+    tensors, config = train(variant, recipe, _start(variant), progress)
     with as_file(DATA.joinpath("adapters", variant)) as folder:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / WEIGHTS, metadata=metadata)
