@@ -146,9 +146,15 @@ def test_the_order_of_visits_does_not_matter_and_the_origin_comes_back(moving: M
     assert moving.texts(None) == start
 
 
-def spoil(network: torch.nn.Module) -> None:
-    """Change a weight of an engine's network, as a loader that goes wrong would."""
-    network.get_parameter("model.norm.weight").data.add_(1)
+def spoil(patch: pytest.MonkeyPatch) -> None:
+    """Let each move end with a weight that is another, as with a loader that goes wrong."""
+    last_step = weights._process_tied_layers
+
+    def spoilt(network: torch.nn.Module) -> None:
+        last_step(network)
+        network.get_parameter("model.norm.weight").data.add_(1)
+
+    patch.setattr(weights, "_process_tied_layers", spoilt)
 
 
 def test_what_the_engine_holds_is_compared_with_what_it_is_to_hold(
@@ -159,7 +165,7 @@ def test_what_the_engine_holds_is_compared_with_what_it_is_to_hold(
     assert moving.engine.differences(moving.origin, steps) == []
     names = sorted(moving.directions["random"].open())
     assert moving.engine.differences(moving.origin, other) == names
-    monkeypatch.setattr(weights, "_process_tied_layers", spoil)
+    spoil(monkeypatch)
     moving.engine.move(moving.origin, other)
     assert moving.engine.differences(moving.origin, other) == ["model.norm.weight"]
 
@@ -173,7 +179,7 @@ def test_no_point_is_measured_where_the_weights_are_others(
     worker._engine = moving.engine
     worker._check_weights(job)
     moving.engine.move(moving.origin, [])
-    monkeypatch.setattr(weights, "_process_tied_layers", spoil)
+    spoil(monkeypatch)
     with pytest.raises(EngineStartError, match=r"1 tensors .* model\.norm\.weight"):
         worker._check_weights(job)
 
