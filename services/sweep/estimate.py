@@ -103,7 +103,7 @@ class Work:
         if self.gpus or not work:
             return "unknown, as nothing like it was measured from here yet"
         most = work / (TOKENS[self.dtype] * PARAMETERS / CORES)
-        return f"at most about {_hours(most)}, by the pace of a small model on two fast cores"
+        return f"at most {_hours(most)} on fast CPU cores, longer on slow ones"
 
     @property
     def _weight(self) -> float:
