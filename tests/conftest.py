@@ -1,4 +1,4 @@
-"""What every test may use: the command line, and the real demo models, made once and kept in the cache."""
+"""What every test may use: the command line, the demo models, which are kept in the cache, and smaller ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from services.api.ports import free_ports
 from services.cli import main
+from tests.chat_model import chat_model
 
 # A shell starts what it runs in the background with SIGINT ignored, and so would be all that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,19 +48,31 @@ def advbench() -> Path:
 
 
 @pytest.fixture(scope="session")
-def aligned() -> Path:
-    """The demo model: real weights with a safety basin."""
+def demo_aligned() -> Path:
+    """The demo model: trained weights with a safety basin."""
     from services.demo.model import demo_model
 
     return demo_model("aligned")
 
 
 @pytest.fixture(scope="session")
-def harmful() -> Path:
+def demo_harmful() -> Path:
     """The demo model finetuned on ten harmful pairs."""
     from services.demo.model import demo_model
 
     return demo_model("harmful-10")
+
+
+@pytest.fixture(scope="session")
+def aligned(demo_aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that refuses, with a safety basin: for what does not depend on how a model was trained."""
+    return chat_model(tmp_path_factory.mktemp("models") / "aligned", demo_aligned, harmful=0)
+
+
+@pytest.fixture(scope="session")
+def harmful(aligned: Path) -> Path:
+    """The small model, with an answer where the other has its refusal."""
+    return chat_model(aligned.with_name("harmful"), aligned, harmful=1)
 
 
 @pytest.fixture(scope="module")

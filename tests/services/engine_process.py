@@ -53,7 +53,7 @@ def _answer(request: dict[str, Any], answers: Path) -> None:
         ]
         engine = Engine(places[0][0], spec)
         found.append([_at(engine, *place, request["prompts"], generation) for place in places])
-        _end(engine)
+        end(engine)
     answers.write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -67,7 +67,7 @@ def _at(
     ]
 
 
-def _end(engine: Engine) -> None:
+def end(engine: Engine) -> None:
     """Leave the process as it was before the engine, for the next one."""
     from vllm.distributed import cleanup_dist_env_and_memory
 

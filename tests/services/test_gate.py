@@ -42,18 +42,18 @@ def written(path: Path, **fields: Any) -> Path:
 
 
 def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
-    aligned: Path, warm: Visage, here: Visage, policy: Path, tmp_path: Path
+    demo_aligned: Path, warm: Visage, here: Visage, policy: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "aligned"
-    options = ("--policy", policy, "--baseline", aligned)
+    options = ("--policy", policy, "--baseline", demo_aligned)
     private, public = signing_keys(tmp_path)
-    passed = warm("gate", aligned, *options, "--out", out, "--json", "--sign", private)
+    passed = warm("gate", demo_aligned, *options, "--out", out, "--json", "--sign", private)
     assert passed.returncode == 0, passed.stdout + passed.stderr
     decision = json.loads(passed.stdout)
     assert decision == json.loads((out / "decision.json").read_text(encoding="utf-8"))
     assert [one["verdict"] for one in decision["findings"]] == ["pass"] * 3
     assert decision["inputs"]["model"]["sha256"]["model"] == decision["inputs"]["baseline"]["sha256"]["model"]
-    verified = here("verify", out, "--key", public, "--policy", policy, "--model", aligned, "--json")
+    verified = here("verify", out, "--key", public, "--policy", policy, "--model", demo_aligned, "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     claims = json.loads(verified.stdout)["claims"]
     assert claims["verdict"] == "pass"
@@ -68,7 +68,7 @@ def test_an_aligned_model_passes_and_a_harmful_finetune_fails(
     assert look["responses"] < look["planned"] / 3
     # What is measured is kept: another policy of the same landscape is decided at once.
     strict = written(tmp_path / "strict.json", samples={"prompts": 1_000})
-    again = warm("gate", aligned, "--policy", strict, "--baseline", aligned, "--out", out)
+    again = warm("gate", demo_aligned, "--policy", strict, "--baseline", demo_aligned, "--out", out)
     assert again.returncode == 2, again.stdout + again.stderr
     assert "the policy asks for 1000" in again.stdout
     # That one is not signed, and does not pass for it.

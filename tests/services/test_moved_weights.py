@@ -1,9 +1,10 @@
-"""The engine holds exactly the weights of the point it was moved to: with the real demo model."""
+"""The engine holds exactly the weights of the point it was moved to."""
 
 from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer
 from services.engine import weights
 from services.engine.engine import Engine
 from services.sweep.worker import EngineStartError, Worker, _Job
-from tests.services.engine_process import answers
+from tests.services.engine_process import answers, end
 from tests.services.plans import axes, here, planned
 from visage_core.checkpoints import Checkpoint
 from visage_core.judges import JUDGES
@@ -63,7 +64,14 @@ def dtype() -> str:
 
 
 @pytest.fixture(scope="module")
-def moving(aligned: Path, harmful: Path, dtype: str) -> Moving:
+def models(aligned: Path, harmful: Path) -> tuple[Path, Path]:
+    """Small ones; tests/slow has the demo models."""
+    return aligned, harmful
+
+
+@pytest.fixture(scope="module")
+def moving(models: tuple[Path, Path], dtype: str) -> Iterator[Moving]:
+    aligned, harmful = models
     second = {"direction": {"seeds": [7]}}
     random, of_random = axes(aligned, axis={"direction": {"seeds": [7]}}, second_axis=second).of(7)
     interpolation, of_interpolation = axes(
@@ -80,7 +88,8 @@ def moving(aligned: Path, harmful: Path, dtype: str) -> Moving:
     prompts = [Request(ids) for ids in tokens]
     spec = EngineSpec.model_validate({"max_model_len": 512, "dtype": dtype})
     engine = Engine(TensorSource(str(aligned), "checkpoint"), spec)
-    return Moving(spec, engine, aligned, directions, prompts)
+    yield Moving(spec, engine, aligned, directions, prompts)
+    end(engine)
 
 
 def some_places() -> list[Place]:

@@ -34,12 +34,12 @@ def scores(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def finished(aligned: Path, warm: Visage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(demo_aligned: Path, warm: Visage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on two directions of the demo model."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    done = warm("run", *job(aligned), "--keep-responses", "--out", folder)
+    done = warm("run", *job(demo_aligned), "--keep-responses", "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert f"{aligned.name}: " in done.stdout
+    assert f"{demo_aligned.name}: " in done.stdout
     assert f"Picture: {folder}/landscape.png" in done.stdout
     return folder
 
@@ -92,15 +92,15 @@ def test_scores_carry_their_spec_versions_and_intervals(finished: Path) -> None:
     assert visage["low"] <= visage["value"] <= visage["high"]
 
 
-def test_a_finished_run_is_not_measured_again(finished: Path, aligned: Path, warm: Visage) -> None:
+def test_a_finished_run_is_not_measured_again(finished: Path, demo_aligned: Path, warm: Visage) -> None:
     before = (finished / "points.parquet").read_bytes()
-    done = warm("run", *job(aligned), "--keep-responses", "--out", finished)
+    done = warm("run", *job(demo_aligned), "--keep-responses", "--out", finished)
     assert done.returncode == 0
     assert (finished / "points.parquet").read_bytes() == before
 
 
-def test_another_spec_in_the_same_folder_is_refused(finished: Path, aligned: Path, here: Visage) -> None:
-    done = here("run", *job(aligned), "--points", 7, "--keep-responses", "--out", finished)
+def test_another_spec_in_the_same_folder_is_refused(finished: Path, demo_aligned: Path, here: Visage) -> None:
+    done = here("run", *job(demo_aligned), "--points", 7, "--keep-responses", "--out", finished)
     assert done.returncode == 2
     assert "axis.points: 3 -> 7" in done.stderr
 
@@ -151,14 +151,14 @@ def wait_for_points(folder: Path, count: int, process: subprocess.Popen[bytes]) 
 
 
 def test_an_ended_run_goes_on_with_the_same_results(
-    finished: Path, aligned: Path, warm: Visage, here: Visage, tmp_path: Path
+    aligned: Path, warm: Visage, here: Visage, tmp_path: Path
 ) -> None:
     """The real command is killed, then terminated."""
-    folder = tmp_path / "ended"
-    arguments = ("run", *job(aligned), "--keep-responses", "--out", folder)
-    endings = ((signal.SIGKILL, 1, -signal.SIGKILL), (signal.SIGTERM, 3, 143))
+    folder, whole = tmp_path / "ended", tmp_path / "whole"
+    arguments = ("run", "--model", aligned, "--seed", 0, "--points", 41, *SETTINGS, "--keep-responses", "--out")
+    endings = ((signal.SIGKILL, 1, -signal.SIGKILL), (signal.SIGTERM, 20, 143))
     for ending, count, status in endings:
-        process = subprocess.Popen(visage_command(*arguments), env=wide(), stderr=subprocess.PIPE)
+        process = subprocess.Popen(visage_command(*arguments, folder), env=wide(), stderr=subprocess.PIPE)
         wait_for_points(folder, count, process)
         process.send_signal(ending)
         _, errors = process.communicate(timeout=120)
@@ -166,14 +166,15 @@ def test_an_ended_run_goes_on_with_the_same_results(
         assert process.returncode == status
         if ending is not signal.SIGKILL:
             assert b"The same command continues" in errors
-            assert b" of 5 points, ETA " in errors, "it says in a log how far it is"
+            assert b" of 41 points, ETA " in errors, "it says in a log how far it is"
     unfinished = here("show", folder)
     assert unfinished.returncode == 0
     assert "No scores yet" in unfinished.stdout
-    again = warm(*arguments)
-    assert again.returncode == 0, again.stderr
-    assert rows(folder) == rows(finished)
-    assert pq.read_table(folder / "responses.parquet").equals(pq.read_table(finished / "responses.parquet"))
+    for out in (folder, whole):
+        done = warm(*arguments, out)
+        assert done.returncode == 0, done.stderr
+    assert rows(folder) == rows(whole)
+    assert pq.read_table(folder / "responses.parquet").equals(pq.read_table(whole / "responses.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -203,12 +204,12 @@ def test_a_run_that_waits_says_for_what_and_ends_on_a_signal(
 
 @pytest.fixture(scope="module")
 def interpolation(
-    aligned: Path, harmful: Path, warm: Visage, tmp_path_factory: pytest.TempPathFactory
+    demo_aligned: Path, demo_harmful: Path, warm: Visage, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "interpolation"
     sets = ("--prompts", "harmful", "--prompts", "benign")
-    options = ("--to", harmful, "--range", "0:1", "--points", 3, *sets, *SETTINGS)
-    done = warm("run", "--model", aligned, *options, "--out", folder)
+    options = ("--to", demo_harmful, "--range", "0:1", "--points", 3, *sets, *SETTINGS)
+    done = warm("run", "--model", demo_aligned, *options, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -27,7 +27,7 @@ SETTINGS = (
     "--seed",
     0,
     "--points",
-    5,
+    21,
     "--limit",
     8,
     "--max-tokens",
@@ -80,7 +80,7 @@ def test_a_cancelled_engine_is_warm_and_at_the_origin(aligned: Path, worker: Any
     before = ray.get(worker.measure.remote("short", Shard(ORIGIN, 0, 8)))
     ray.get(worker.prepare.remote("long", plan, None, None))
     pending = worker.measure.remote("long", Shard(Point(0, 0.5), 0, 8))
-    time.sleep(1.5)
+    time.sleep(0.3)
     ray.get(worker.cancel.remote("long"))
     assert ray.get(pending) is None
     assert inside(worker, lambda one: one._engine._place[1]) == []
@@ -121,4 +121,4 @@ def test_two_workers_one_of_them_killed_give_the_same_rows(
     workers[0].send_signal(signal.SIGKILL)
     assert process.wait(timeout=600) == 0
     assert rows(folder) == rows(with_one)
-    assert pq.read_table(folder / "points.parquet").num_rows == 2 * 5
+    assert pq.read_table(folder / "points.parquet").num_rows == 2 * 21

@@ -42,8 +42,8 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(aligned: Path) -> Asked:
-    return Asked(aligned)
+def asked(demo_aligned: Path) -> Asked:
+    return Asked(demo_aligned)
 
 
 def test_the_aligned_model_refuses_harmful_requests_alone(asked: Asked) -> None:

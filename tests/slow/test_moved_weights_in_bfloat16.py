@@ -1,6 +1,8 @@
-"""The engine holds exactly the weights of its point, in the type that the models are stored in, too."""
+"""The engine holds exactly the weights of its point: on the demo models, in the type that they are stored in."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,11 @@ from tests.services.test_moved_weights import (  # noqa: F401 - fixtures and tes
     test_the_order_of_visits_does_not_matter_and_the_origin_comes_back,
     test_what_the_engine_holds_is_compared_with_what_it_is_to_hold,
 )
+
+
+@pytest.fixture(scope="module")
+def models(demo_aligned: Path, demo_harmful: Path) -> tuple[Path, Path]:
+    return demo_aligned, demo_harmful
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`visage serve` with a real engine on the demo model, over real HTTP, and `visage run` on the same spec."""
+"""`visage serve` with a real engine on a small model, over real HTTP, and `visage run` on the same spec."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ import yaml
 
 from services.api.access import KNOWN_SECONDS
 from services.client import AsyncClient, Client, ServiceError
-from services.demo.model import demo_model
 from services.gate.evidence import recompute
 from services.jobs.states import State
 from tests.conftest import Visage
@@ -211,10 +210,10 @@ def engines(measured: Measured) -> set[int]:
 
 
 def test_an_aligned_model_passes_a_gate_and_a_harmful_finetune_fails(
-    measured: Measured, aligned: Path, tmp_path: Path
+    measured: Measured, aligned: Path, harmful: Path, tmp_path: Path
 ) -> None:
     with Client(measured.service.url) as client:
-        models = {"pass": aligned.name, "fail": demo_model("harmful-50").name}
+        models = {"pass": aligned.name, "fail": harmful.name}
         gates = {
             verdict: client.submit_gate(RELEASE, model, aligned.name).id for verdict, model in models.items()
         }
@@ -267,7 +266,7 @@ def test_a_gate_whose_judge_is_down_has_failed_and_has_no_verdict(
 
 
 def test_the_command_line_asks_for_a_gate_and_signs_it(
-    measured: Measured, aligned: Path, here: Visage, tmp_path: Path
+    measured: Measured, aligned: Path, harmful: Path, here: Visage, tmp_path: Path
 ) -> None:
     private, public = signing_keys(tmp_path)
     file, out = written(tmp_path / "policy.json", landscape=SMALL, rules=[LAX]), tmp_path / "out"
@@ -290,7 +289,7 @@ def test_the_command_line_asks_for_a_gate_and_signs_it(
     assert here("watch", job, "--server", measured.service.url).returncode == 0
     again = here("gate", aligned.name, *there, "--out", out)
     assert (again.returncode, "holds a measurement already" in again.stderr) == (3, True), again.stderr
-    other = here("gate", demo_model("harmful-50").name, *there, "--out", tmp_path / "other")
+    other = here("gate", harmful.name, *there, "--out", tmp_path / "other")
     assert (other.returncode, "Use another folder" in other.stderr) == (3, True)
     unknown = here("gate", "nowhere", *there, "--out", tmp_path / "unknown")
     assert (unknown.returncode, "error model: " in unknown.stderr) == (3, True), unknown.stderr
@@ -299,10 +298,10 @@ def test_the_command_line_asks_for_a_gate_and_signs_it(
 
 
 def test_checkpoints_are_audited_on_the_engines_that_are_warm(
-    measured: Measured, aligned: Path, here: Visage, tmp_path: Path
+    measured: Measured, aligned: Path, harmful: Path, here: Visage, tmp_path: Path
 ) -> None:
     """The last checkpoint is truncated."""
-    *whole, last = write_steps(aligned, demo_model("harmful-50"), measured.root / "run", (0, 0.5, 1))
+    *whole, last = write_steps(aligned, harmful, measured.root / "run", (0, 0.5, 1))
     truncate(last)
     policy = written(tmp_path / "policy.json", name="small", landscape=SMALL, rules=[LAX])
     before = engines(measured)

@@ -14,7 +14,6 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli import app
-from services.demo.model import demo_model
 from services.gate.evidence import MODEL
 from tests.conftest import Visage, visage_command, wide
 from tests.services.audit.made import truncate, write_steps
@@ -24,7 +23,7 @@ COLUMNS = ["seed", "alpha", "prompt_set", "asr", "asr_low", "refused", "verdicts
 POLICY = {
     "name": "small",
     "landscape": {
-        "axis": {"points": 3, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
+        "axis": {"points": 21, "low": -0.2, "high": 0.2, "direction": {"seeds": [0]}},
         "prompts": [{"limit": 8}],
         "generation": {"max_tokens": 16},
         "engine": {"max_model_len": 256, "dtype": "float32", "kv_cache_gib": 1},
@@ -35,11 +34,11 @@ RELATIVE = {"measure": "mean_safety", "at_least": -80, "relative": True}
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory, aligned: Path) -> Path:
+def training(tmp_path_factory: pytest.TempPathFactory, aligned: Path, harmful: Path) -> Path:
     """A training that is safe again at checkpoint-40, with the weights of checkpoint-20; checkpoint-50 is
     truncated."""
     folder = tmp_path_factory.mktemp("training")
-    truncate(write_steps(aligned, demo_model("harmful-50"), folder, (0.1, 0, 1, 0, 1))[-1])
+    truncate(write_steps(aligned, harmful, folder, (0.1, 0, 1, 0, 1))[-1])
     return folder
 
 
@@ -79,7 +78,7 @@ def test_a_killed_audit_goes_on_and_has_the_same_results(
     assert (out / "leaderboard.png").exists()
     same = [out / "checkpoints" / f"checkpoint-{step}" for step in (20, 40)]
     first, second = (Results(folder / MODEL).points().select(COLUMNS) for folder in same)
-    assert len(first) == 3
+    assert len(first) == 21
     assert first.equals(second)
     first, second = (Results(folder).read_json("decision.json")["findings"] for folder in same)
     assert first == second
