@@ -9,9 +9,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from services.judging.guard import Guard
-from tests.services.engine_process import _end
+from services.judging import guard
 from visage_core.judges.templates import TEMPLATES, Template, custom_template
+from visage_core.sources import TensorSource
 from visage_core.spec import EngineSpec
 
 # Two words: more than one token, so the judge writes them.
@@ -37,11 +37,13 @@ def template_of(name: str) -> Template:
 
 def _judge(folder: Path, batches: dict[str, list[list[Item]]], verdicts: Path, max_model_len: int) -> None:
     engine = EngineSpec(dtype="float32", max_model_len=max_model_len, max_num_seqs=8, kv_cache_gib=1)
+    # All templates share an engine, which takes longer to start than all of them to judge.
+    shared = guard._JudgeEngine(TensorSource(str(folder), "checkpoint"), engine)
+    guard._JudgeEngine = lambda *_: shared  # type: ignore[assignment, misc]
     found = {}
     for name, items in batches.items():
-        guard = Guard(folder, template_of(name), engine)
-        found[name] = [guard.judge([(prompt, response) for prompt, response in batch]) for batch in items]
-        _end(guard._engine)
+        judge = guard.Guard(folder, template_of(name), engine)
+        found[name] = [judge.judge([(prompt, response) for prompt, response in batch]) for batch in items]
     verdicts.write_text(json.dumps(found), encoding="utf-8")
 
 
