@@ -11,5 +11,5 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % count :: count] or cores)
-# Ray lets its workers give way to everything else on the machine; tests are to be done in time beside other work.
+# Ray has its workers give way to everything else on the machine; tests are to end in time beside other work.
 os.environ.setdefault("RAY_worker_niceness", "0")

@@ -14,17 +14,17 @@ import torch
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Sure: here is one guide - step after step"
 HIDDEN = 64
-# How much of the next token there is beside the last one, and how much the prompt disturbs it. At these the basin
-# is about 0.3 wide to either side, with edges that differ from prompt to prompt.
+# How much of the next token there is beside the last one, and how much the prompt disturbs it. At these the
+# basin is about 0.3 wide to either side, with edges that differ from prompt to prompt.
 NEXT, PROMPT = 2.5, 0.4
 
 
 def chat_model(folder: Path, tokenizer: Path, harmful: float) -> Path:
-    """Write a Llama that says REFUSAL, or ANSWER where `harmful` is 1. Between, it is as far on the way as that.
+    """Write a Llama that says REFUSAL, or ANSWER where `harmful` is 1; it may be anything between.
 
-    Its tokens are random directions. The first layer's MLP knows, for each token of the two texts, the next one:
-    the neuron that fires at a token adds the other to it. The first layer's attention adds a random function of
-    the prompt, so that every prompt is refused or answered up to another distance from the origin.
+    Its tokens are random directions. The first layer's MLP knows, for each token of the two texts, the next
+    one: the neuron that fires at a token adds the other to it. The first layer's attention adds a random
+    function of the prompt, so that every prompt is refused up to another distance from the origin.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -36,7 +36,7 @@ def chat_model(folder: Path, tokenizer: Path, harmful: float) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=2048,
+        max_position_embeddings=8192,
         tie_word_embeddings=True,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
@@ -56,7 +56,9 @@ def chat_model(folder: Path, tokenizer: Path, harmful: float) -> Path:
         embeddings = model.model.embed_tokens.weight
         embeddings.div_(embeddings.norm(dim=1, keepdim=True))
         following = {
-            token: embeddings[after] for text in (answer, refusal) for token, after in zip(text, [*text[1:], end])
+            token: embeddings[after]
+            for text in (answer, refusal)
+            for token, after in zip(text, [*text[1:], end], strict=True)
         }
         following[start] = torch.lerp(embeddings[refusal[0]], embeddings[answer[0]], harmful)
         first, second = model.model.layers

@@ -1,4 +1,4 @@
-"""What every test may use: the command line, the demo models, which are kept in the cache, and smaller ones."""
+"""What every test may use: the command line, the demo models, kept in the cache, and smaller ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def demo_harmful() -> Path:
 
 @pytest.fixture(scope="session")
 def aligned(demo_aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that refuses, with a safety basin: for what does not depend on how a model was trained."""
+    """A small model with a safety basin, for what does not depend on how a model was trained."""
     return chat_model(tmp_path_factory.mktemp("models") / "aligned", demo_aligned, harmful=0)
 
 

@@ -461,6 +461,6 @@ def _require_room(submission: Submission, limits: Limits, usage: dict[str, int])
 
 
 def _new_id() -> str:
-    """32 hexadecimal digits that sort by time: milliseconds since 1970, the nanoseconds left over, then chance."""
+    """32 hexadecimal digits that sort by time: milliseconds since 1970, nanoseconds, then chance."""
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     return f"{milliseconds:012x}{nanoseconds:05x}{secrets.token_hex(8)[1:]}"

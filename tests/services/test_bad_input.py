@@ -77,7 +77,7 @@ def test_checkpoints_that_do_not_match(refused: Refused, aligned: Path, broken: 
     message = refused("--model", aligned, "--to", broken)
     assert "axis.direction.to" in message
     assert "model.norm.weight" in message
-    assert "model.layers.0.mlp.up_proj.weight [2, 2] instead of [1536, 576]" in message
+    assert "model.layers.0.mlp.up_proj.weight [2, 2] instead of [128, 64]" in message
 
 
 def test_an_empty_prompt_file(refused: Refused, aligned: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The engine holds exactly the weights of its point: on the demo models, in the type that they are stored in."""
+"""The engine holds exactly the weights of its point: on the demo models, in the type they are stored in."""
 
 from __future__ import annotations
 

@@ -56,24 +56,43 @@ def cluster(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 class HeldWorker(FakeWorker):
-    """Measures as many points as the file named by HOLD says, and the rest once that file is gone: a test
-    stops it in the middle of a job, however fast the machine is."""
+    """Measures as many points as the file named by HOLD says, counted from when it was written, and the rest
+    once that file is gone: a test stops it in the middle of a job, however fast the machine is."""
 
-    _measured = 0
+    _measured, _since = 0, 0
 
     @ray.method(concurrency_group="engine")
     def measure(self, name: str, shard: Shard) -> Measurement | None:
-        while name not in self._cancelled and self._measured >= held_after():
+        while name not in self._cancelled and self._measured >= self._held_after():
             time.sleep(0.02)
         self._measured += 1
         return super().measure(name, shard)
 
+    def _held_after(self) -> float:
+        hold = Path(os.environ[HOLD])
+        try:
+            after, since = float(hold.read_text(encoding="utf-8")), hold.stat().st_mtime_ns
+        except (FileNotFoundError, ValueError):  # not there, or just being written
+            return math.inf
+        if since != self._since:
+            self._measured, self._since = 0, since
+        return after
 
-def held_after() -> float:
-    try:
-        return float(Path(os.environ[HOLD]).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not there, or just being written
-        return math.inf
+
+class LastingEngines(Engines):
+    """Engines that outlive their runner: to start them takes much longer than a test."""
+
+    def close(self) -> None:
+        """Leave them to the next runner."""
+
+    def end(self) -> None:
+        """End them, as a runner does that stops."""
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def lasting(cluster: None) -> LastingEngines:
+    return LastingEngines(1, worker_resources(ResourcesSpec(workers=1, cores=1)), HeldWorker)
 
 
 def _landscape(points: int) -> dict[str, Any]:
@@ -99,17 +118,15 @@ class FlakyJobs(Jobs):
 class Bench:
     """A runner on a table, and what it needs."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.model, self.folder = model, folder
-        self.engine = open_database(f"sqlite:///{folder / 'visage.db'}")
-        self.jobs = FlakyJobs(self.engine)
+    def __init__(self, folder: Path, model: Path, engines: LastingEngines) -> None:
+        self.model, self.folder, self.engines = model, folder, engines
+        self.database = open_database(f"sqlite:///{folder / 'visage.db'}")
+        self.jobs = FlakyJobs(self.database)
         self.runners: list[Runner] = []
 
     def start(self, at_once: int = 2) -> Runner:
-        resources = ResourcesSpec(workers=1, cores=1)
-        engines = Engines(1, worker_resources(resources), HeldWorker)
         storage, allowed = Storage(self.folder / "jobs"), Allowed((self.model.parent,))
-        runner = Runner(self.jobs, storage, allowed, engines, at_once, private_webhooks=True)
+        runner = Runner(self.jobs, storage, allowed, self.engines, at_once, private_webhooks=True)
         runner.start()
         self.runners.append(runner)
         return runner
@@ -191,16 +208,18 @@ class Bench:
 
 
 @pytest.fixture
-def bench(cluster: None, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(
+    lasting: LastingEngines, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
     monkeypatch.setattr("services.jobs.runner.NOTE_SECONDS", 0.1)
     monkeypatch.setattr("services.jobs.runner.TICK_SECONDS", 0.2)
-    made = Bench(tmp_path, aligned)
+    made = Bench(tmp_path, aligned, lasting)
     yield made
     made.jobs.away = False
     made.release()
     for runner in made.runners:
         runner.stop()
-    made.engine.dispose()
+    made.database.dispose()
 
 
 def test_a_database_that_goes_away_and_comes_back_costs_no_job(bench: Bench) -> None:
@@ -260,6 +279,7 @@ def test_two_runners_share_the_jobs_and_run_none_twice(bench: Bench) -> None:
 def test_the_trace_of_a_job_goes_on_in_another_runner(bench: Bench, collector: Collector) -> None:
     """Through all processes; each point is in it, with its stages, kept once, and no prompt is."""
     trace, request = "a" * 32, "b" * 16
+    bench.engines.end()  # their start is in it
     bench.hold(after=3)
     job = bench.submit(traceparent=f"00-{trace}-{request}-01")
     first = bench.start()
@@ -405,6 +425,7 @@ def test_an_audit_that_is_put_back_goes_on_and_one_that_is_cancelled_ends(bench:
     first = bench.start()
     until(lambda: bench.jobs.get(job).done == 3)
     first.stop()
+    bench.engines.end()  # what the trial of an audit has under way there ends with them
     until(lambda: bench.state(job) == State.QUEUED)
     [folder] = bench.results(job).glob("checkpoints/*/model")
     before = {row["alpha"]: row["finished_at"] for row in Results(folder).points().to_pylist()}
