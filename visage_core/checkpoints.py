@@ -189,6 +189,14 @@ def _config(path: Path, field: str) -> dict[str, Any]:
             f"{path} is not a folder" if os.path.exists(path) else f"{path} does not exist",
             "Give the folder of a safetensors checkpoint, or a hub id such as org/name",
         )
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").exists():
+        raise CheckpointError(
+            field,
+            f"{path} is a LoRA adapter, which is no model by itself",
+            "Name the model that it is for, and go along the adapter (`visage run BASE --adapter FOLDER`, or "
+            "an axis of kind adapter), which at 1 is the finetuned model; or merge the two with peft "
+            "(merge_and_unload, save_pretrained) and measure that",
+        )
     _require_plain_files(path, field)
     AutoConfig, _ = auto_classes()  # noqa: N806
     try:

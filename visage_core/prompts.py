@@ -67,6 +67,13 @@ class PromptSet:
             (*earlier, Message("user", prompt)) for earlier, prompt in zip(before, self.prompts, strict=True)
         )
 
+    def part(self, begin: int, end: int) -> PromptSet:
+        """Those from one number to another, as if no others had been read."""
+        before = self.before[begin:end]
+        return PromptSet(
+            self.source, self.prompts[begin:end], self.goals[begin:end], before if any(before) else ()
+        )
+
     def repeated(self, times: int) -> PromptSet:
         """Each prompt so often, one time after another."""
         if times == 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.sweep.inputs import unlike
 from services.sweep.report import load_landscapes, write_figure
 from visage_core.compare import NotComparableError, compare, require_same_spec
 from visage_core.landscape import Landscape
@@ -42,8 +43,8 @@ class Compared:
     def less(self, base: Compared) -> dict[str, Any]:
         """How its scores differ from those of another, as a JSON document. Raises NotComparableError."""
         require_same_spec(base.landscapes[0], self.landscapes[0])
-        if changes := differences(_must_agree(base.inputs), _must_agree(self.inputs)):
-            what = ", ".join(change.partition(":")[0] for change in changes)
+        if lines := unlike(base.inputs, self.inputs):
+            what = ", ".join(dict.fromkeys(line.partition(":")[0] for line in lines))
             names = f"{self.folder.name} and {base.folder.name}"
             raise NotComparableError("landscapes", f"{names} differ in their {what}", "Measure both alike")
         return {
@@ -76,13 +77,3 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
             figure = comparison_figure(same, names, same[0].prompts.name)
             write_figure(figure, out, "comparison" if number == 0 else f"comparison-{number + 1}")
     return document
-
-
-def _must_agree(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What landscapes that are compared have in common: the prompts and all that directions are made of."""
-    digests = {
-        name: digest
-        for name, digest in inputs.get("sha256", {}).items()
-        if name != "model" and not name.startswith("trajectory")
-    }
-    return {"sha256": digests, "random_directions": inputs.get("random_directions")}

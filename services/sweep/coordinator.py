@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from opentelemetry.trace import Span
 
 from services import traces
 from services.sweep import meters
+from services.sweep.inputs import BEGUN, CHANGED, INPUTS, changes
 from services.sweep.judging import JudgeActor, LateJudges
 from services.sweep.plan import Plan
 from services.sweep.report import write_summary
@@ -418,25 +420,30 @@ def claim(results: Results, plan: Plan, lease: FileLock, seconds: float) -> None
             "Wait for it, or use another folder",
         ) from None
     require_same_job(results, plan)
-    for name, document in _documents(plan).items():
+    begun = {BEGUN: datetime.now(UTC).isoformat(timespec="seconds")}
+    for name, document in (("spec.json", _spec_of(plan)), (INPUTS, plan.inputs | begun)):
         if results.read_json(name) is None:
             results.write_json(name, document)
 
 
 def require_same_job(results: Results, plan: Plan) -> None:
     """Refuse a folder that holds another job, saying how it differs. Raises ResultsError."""
-    for name, document in _documents(plan).items():
-        before = results.read_json(name)
-        if before is not None and (changes := differences(_same_parts(before), _same_parts(document))):
-            raise ResultsError(
-                "out",
-                f"{results.folder} holds another landscape: {'; '.join(changes)}",
-                "Use another folder, or run with what that folder was begun with",
-            )
+    spec, inputs = results.read_json("spec.json"), results.read_json(INPUTS)
+    lines = [] if spec is None else differences(_same_parts(spec), _same_parts(_spec_of(plan)))
+    if inputs is not None:
+        lines += changes(inputs, plan.inputs)
+        if changed := inputs.get(CHANGED):
+            lines.append(f"files changed while it was measured ({', '.join(changed)})")
+    if lines:
+        raise ResultsError(
+            "out",
+            f"{results.folder} holds another landscape: {'; '.join(lines)}",
+            "Use another folder, or run with what that folder was begun with",
+        )
 
 
-def _documents(plan: Plan) -> dict[str, dict[str, object]]:
-    return {"spec.json": plan.spec.model_dump(mode="json"), "inputs.json": plan.inputs}
+def _spec_of(plan: Plan) -> dict[str, object]:
+    return dict(plan.spec.model_dump(mode="json"))
 
 
 def _same_parts(document: dict[str, object]) -> dict[str, object]:

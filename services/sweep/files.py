@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from services.sweep.models import model_folder
-from services.sweep.nodes import Folder
+from services.sweep.nodes import Folder, State
 from visage_core.adapters import CONFIG, WEIGHTS, Adapter
 from visage_core.checkpoints import (
     Checkpoint,
@@ -20,6 +20,7 @@ from visage_core.checkpoints import (
     some,
 )
 from visage_core.digests import file_digests, total_digest
+from visage_core.model_files import model_files
 from visage_core.selection import EVERYTHING, Selection, SelectionError
 from visage_core.spec import LandscapeSpec
 
@@ -35,17 +36,35 @@ class Found:
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file by name, which takes a reading of those that are not as they were when they
         were last read here."""
-        states = ((name, (self.path / name).stat()) for name in sorted(self.files))
-        return {
-            name: _digest(
-                self.path, name, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-            )
-            for name, state in states
-        }
+        return {name: _digest(self.path, name, _state(self.path / name)) for name in sorted(self.files)}
 
     def folder(self, digests: Mapping[str, str]) -> Folder:
         """The folder, with the digest that those of its files make."""
         return Folder.of(self.path, total_digest(digests), self.files[0] if self.alone else None)
+
+    def state(self) -> State:
+        """What changes when a file does, of each by name."""
+        return tuple((name, _state(self.path / name)) for name in sorted(self.files))
+
+
+def model_found(folder: Path) -> Found:
+    """A model's folder with all its files that may change what it does."""
+    return Found(folder, tuple(model_files(folder)))
+
+
+def changed_files(folder: Folder, whole: bool) -> list[str]:
+    """The files of a folder that are not as they were when its digest was taken; of a `whole` model those too
+    that are new."""
+    path, before = Path(folder.path), dict(folder.state)
+    names = {*before, *(model_files(path) if whole and path.is_dir() else ())}
+    now = {name: _state(path / name) for name in names if (path / name).is_file()}
+    return sorted(name for name in names if now.get(name) != before.get(name))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file does."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 @lru_cache(maxsize=4096)

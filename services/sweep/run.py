@@ -23,6 +23,7 @@ from services.sweep.coordinator import (
     require_same_job,
 )
 from services.sweep.engines import Borrowed, Engines
+from services.sweep.inputs import mark_changed
 from services.sweep.nodes import store_folder
 from services.sweep.plan import Plan, make_plan
 from services.sweep.pool import Job
@@ -75,6 +76,7 @@ class Run:
                 yield from self._watch()
                 if self.outside:
                     self._take_over()
+                self._require_unchanged()
         finally:
             if lease is not None:
                 lease.release()
@@ -113,6 +115,12 @@ class Run:
                 self._seen, state = progress.revision, progress.state
             if progress.done > done:
                 done, self._lives = progress.done, LIVES
+
+    def _require_unchanged(self) -> None:
+        """Raise ChangedError where files changed while they were measured: no point of the folder counts."""
+        if changed := self.plan.changed():
+            mark_changed(self.out, changed)
+        self.plan.require_unchanged()
 
     def cancel(self) -> None:
         """End the job, as far as it can still be reached; finished points stay."""

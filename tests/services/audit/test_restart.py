@@ -57,6 +57,9 @@ class Fakes:
             raise self.bad[Path(model).name]
         return [20]
 
+    def is_as_measured(self, *_: object) -> bool:
+        return True
+
     @contextmanager
     def open_engines(self, spec: object, address: str) -> Iterator[FakeEngines]:
         yield self.engines
@@ -82,7 +85,7 @@ class Fakes:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     found = Fakes()
-    for name in ("sizes_of", "open_engines", "run_trials"):
+    for name in ("sizes_of", "is_as_measured", "open_engines", "run_trials"):
         monkeypatch.setattr(f"services.audit.audit.{name}", getattr(found, name))
     return found
 
