@@ -93,9 +93,9 @@ def is_settled(out: Path, candidate: Candidate, policy: Policy, baseline: str | 
 def is_as_measured(
     out: Path, candidate: Candidate, policy: Policy, resolve: Callable[[LandscapeSpec], LandscapeSpec]
 ) -> bool:
-    """Whether the files of a checkpoint are those that its decision is about. Raises ChangedError where it was
-    made with other prompts, judges or files than there are now, or is older than the policy allows, and an
-    InputError where one of them is gone."""
+    """Whether the files of a checkpoint are those that its decision is about. Raises ChangedError where it
+    was made with other prompts, judges or files than there are now, or is older than the policy allows, and
+    an InputError where one of them is gone."""
     outcome, folder = read_outcome(out, candidate), candidate.folder(out) / MODEL
     before = Results(folder).read_json(INPUTS)
     if outcome is None or before is None:

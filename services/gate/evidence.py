@@ -28,7 +28,7 @@ import psutil
 from securesystemslib.signer import CryptoSigner
 
 from services.gate.signing import enveloped
-from services.sweep.inputs import CHANGED, INPUTS, ChangedError, Inputs, unlike
+from services.sweep.inputs import CHANGED, INPUTS, PROMPTS, ChangedError, Inputs, unlike
 from services.sweep.report import load_landscapes
 from visage_core.digests import file_digests
 from visage_core.errors import InputError
@@ -207,7 +207,12 @@ def _require_alike(out: Path) -> None:
                 f"its files changed while it was measured ({', '.join(changed)})",
                 "Measure again, into another folder",
             )
-    if len(there) == 2 and (lines := unlike(*there.values())):
+    if len(there) < 2:
+        return
+    asked = [(Results(out / which).read_json("spec.json") or {}).get("prompts") for which in there]
+    # The model may be a look ahead.
+    leave_out = () if asked[0] == asked[1] else (PROMPTS,)
+    if lines := unlike(there[MODEL], there[BASELINE], leave_out):
         raise ChangedError(
             BASELINE,
             f"it was not measured with what the model was: {'; '.join(lines)}",

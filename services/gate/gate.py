@@ -23,7 +23,7 @@ from services.sweep.inputs import (
     require_fresh,
     require_unchanged,
 )
-from services.sweep.plan import Plan, make_plan, versions
+from services.sweep.plan import Plan, inputs_of, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
 from visage_core.checkpoints import Checkpoint
@@ -128,8 +128,12 @@ class Gate:
 
     def _measure(self, which: str, number: int, sizes: list[int]) -> Iterator[Progress]:
         """Measure a part of the prompts of one model; no more than the origin, where that decides it."""
+        before = self._whole[which]
+        if number > 1:
+            now = inputs_of(before.spec)
+            require_unchanged("a part of the prompts", before.inputs, now, which)
         plan = make_plan(self._spec(which, sizes, number), workers_here=0)
-        require_unchanged(which, self._whole[which].inputs_of(plan.spec), plan.inputs, which)
+        require_unchanged("a part of the prompts", before.inputs_of(plan.spec), plan.inputs, which)
         self._run = run = Run(
             plan.on_node(this_node()),
             self._part(which, number),

@@ -88,10 +88,10 @@ def age_problem(time: Any, max_age_days: float) -> str | None:
     return None
 
 
-def unlike(one: Inputs, other: Inputs) -> list[str]:
+def unlike(one: Inputs, other: Inputs, leave_out: Collection[str] = ()) -> list[str]:
     """Say in words what landscapes that are compared should have in common and do not: the prompts, the
     judges, and all that directions are made of. Models may have chat templates of their own."""
-    return changes(_shared(one), _shared(other))
+    return changes(_shared(one), _shared(other), leave_out)
 
 
 def _shared(inputs: Inputs) -> dict[str, Any]:
