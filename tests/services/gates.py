@@ -105,7 +105,7 @@ def decide_again(out: Path, **changes: Any) -> None:
         "versions": {"visage": "0"},
     }
     begin(out)
-    Results(out).write_json("decision.json", document)
+    Results(out).write_json("decision.json", document | {"policy": changes.get("policy", document["policy"])})
     decision = recompute(out)
     found = {"verdict": decision.verdict, "findings": findings_of(decision)}
     document |= found | changes

@@ -337,6 +337,7 @@ def test_it_is_about_this_policy_and_this_model(sealed: Path, keys: Path, tmp_pa
     inputs = json.loads((out / "model" / "inputs.json").read_text(encoding="utf-8"))
     inputs["files"]["model"] = {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
     Results(out / "model").write_json("inputs.json", inputs)
+    decide_again(out)
     seal(out, load_signer(keys / "ours.pem"))
     assert not verify(out, key, model=model).problems
     (model / "model.safetensors").write_bytes(b"other")
