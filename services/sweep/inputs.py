@@ -20,6 +20,8 @@ from visage_core.spec import differences
 Inputs = Mapping[str, Any]
 INPUTS, BEGUN, CHANGED = "inputs.json", "begun", "changed"
 PROMPTS, RENDERED = "prompts", "rendered"
+# What follows from the digests, and is written down for those who read it.
+DERIVED = ("architecture", "repeats")
 # How the names of those files begin that were recorded of a tokenizer before all that are read were.
 FORMER = ("tokenizer", "special_tokens", "generation_config", "vocab", "merges", "chat_template")
 # Clocks of two machines are never quite the same.
@@ -44,7 +46,7 @@ def changes(before: Inputs, now: Inputs, leave_out: Collection[str] = ()) -> lis
         if name == RENDERED and (name not in one or name not in other):
             continue
         lines += _digest_changes(name, one.get(name), other.get(name), known)
-    special = {"sha256", "files", BEGUN, CHANGED}
+    special = {"sha256", "files", BEGUN, CHANGED, *DERIVED}
     return lines + differences(_but(before, special), _but(now, special))
 
 

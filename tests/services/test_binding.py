@@ -535,4 +535,5 @@ def test_changes_are_said_in_words() -> None:
         "model: y is new",
         "prompts.0: the tokens that the chat template makes of the prompts are others",
     ]
+    assert changes(before, before | {"begun": "now", "architecture": {"layers": 2}}) == []
     assert changes(before, now | {"versions": {"vllm": "2"}})[-1] == 'versions: null -> {"vllm": "2"}'
