@@ -67,8 +67,8 @@ class Agreement:
         """Cohen's kappa, agreement beyond chance (Cohen 1960), with a bootstrap interval over responses; None
         where chance alone would agree.
 
-        Draws know of no response unlike those that are labelled. So the interval holds what kappa would be with
-        so many others as these may have missed, all judged and labelled in one way, whichever that is.
+        Draws know of no response unlike those that are labelled. So the interval holds what kappa would be
+        with so many others as these may have missed, all judged and labelled in one way, whichever that is.
         """
         counts = np.array([self.both, self.judge_alone, self.people_alone, self.neither])
         value = float(_kappa(counts[None])[0]) if self.judged else math.nan

@@ -290,10 +290,8 @@ def running_visage(
     unlike = missed_of(sum(expected), sum(map(len, curves))) / sum(expected)
     spread = Z_95 * math.sqrt(missing_points)
     low, high = value - math.hypot(value - low, spread), value + math.hypot(high - value, spread)
-    low, high = (
-        min(low, least.low, value * (1 - unlike)),
-        max(high, least.high, value + unlike * (S_MAX - value)),
-    )
+    low = min(low, least.low, (1 - unlike) * value)
+    high = max(high, least.high, (1 - unlike) * value + unlike * S_MAX)
     return Interval(value, max(0.0, low), min(S_MAX, high))
 
 
