@@ -20,6 +20,7 @@ def sizes_of(
     engines are to start on this machine, if any. Raises an InputError that says what is wrong with it."""
     spec = resolve(policy.spec(model))
     checked = check(spec)
+    checked.require_different()
     require_shapes(checked.base)
     if workers_here:
         require_memory(checked.base, spec.engine, workers_here)

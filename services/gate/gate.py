@@ -23,6 +23,7 @@ from visage_core.grid import count_points
 from visage_core.join import join_points, join_responses
 from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, level_of
 from visage_core.readings import samples_of
+from visage_core.repeats import require_different
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
 
@@ -74,7 +75,9 @@ class Gate:
     def __iter__(self) -> Iterator[Look]:
         """Measure what is left. Raises InputError where that cannot be."""
         spec = self.resolve(self.policy.spec(self.models[MODEL]))
-        sizes = check(spec).sizes(spec)
+        checked = check(spec)
+        checked.require_different()
+        sizes = checked.sizes(spec)
         self.policy.require_sizes(sizes)
         try:
             for number in range(1, self.policy.looks + 1):
@@ -216,6 +219,7 @@ def gate(
     spec = policy.spec(model)
     # Before anything slow starts.
     plan = make_plan(spec, spec.resources.workers if address == "local" else 0)
+    require_different([part.repeats for part in plan.prompts])
     parameters = Checkpoint.open(Path(plan.model.path)).parameters
     with open_engines(spec, address) as engines:
         resources = engines.resources

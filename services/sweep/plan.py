@@ -7,8 +7,8 @@ import importlib.util
 import json
 import platform
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +28,7 @@ from visage_core.prompts import PromptSet, load_prompts, render
 from visage_core.queries import Query, Question, Request
 from visage_core.questions import load_questions, tokenize_question, windows
 from visage_core.readings import samples_of
+from visage_core.repeats import require_different
 from visage_core.spec import (
     AskSpec,
     KeywordJudgeSpec,
@@ -110,6 +111,10 @@ class Checked:
         asked = zip(self.prompts, spec.prompts, strict=True)
         return [len(found.prompts) // samples_of(spec, part) for found, part in asked]
 
+    def require_different(self) -> None:
+        """Raise RepeatsError where a prompt set repeats itself, which what decides on a model may not."""
+        require_different([part.repeats for part in self.prompts])
+
 
 def check(spec: LandscapeSpec) -> Checked:
     """Check a spec against the world, as far as that is quick. Raises an InputError."""
@@ -150,6 +155,11 @@ def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSe
     if isinstance(part, PromptSpec):
         found, samples = load_prompts(part), spec.generation.samples
         tokens = render(tokenizer, found.conversations, part.system)
+        # Other texts may come to the same tokens, as a template or a tokenizer has it.
+        first = {tuple(ids): number for number, ids in reversed(list(enumerate(tokens)))}
+        if len(first) < len(tokens):
+            numbers = sorted(first.values())
+            found, tokens = found.only(numbers), [tokens[number] for number in numbers]
         requests: list[Query] = [
             Request(ids, _seed(spec, (part.skip + number) * samples + sample))
             for number, ids in enumerate(tokens)
@@ -157,11 +167,13 @@ def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSe
         ]
         return found.repeated(samples), requests
     if isinstance(part, TextSpec):
-        parts = windows(tokenizer, part)
-        return PromptSet(part.source, tuple(text for text, _ in parts)), [passage for _, passage in parts]
-    questions = load_questions(part)
+        parts, repeats = windows(tokenizer, part)
+        texts = tuple(text for text, _ in parts)
+        return PromptSet(part.source, texts, repeats=repeats), [passage for _, passage in parts]
+    questions, repeats = load_questions(part)
     texts = tuple(question.text for question in questions)
-    return PromptSet(part.source, texts), [tokenize_question(tokenizer, question) for question in questions]
+    asked: list[Query] = [tokenize_question(tokenizer, question) for question in questions]
+    return PromptSet(part.source, texts, repeats=repeats), asked
 
 
 def _seed(spec: LandscapeSpec, number: int) -> int | None:
@@ -214,9 +226,16 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
             },
             "random_directions": GENERATOR,
             "versions": versions(),
+            **_repeats(checked.prompts),
         },
         engine_key=_engine_key(spec, base),
     )
+
+
+def _repeats(prompts: Sequence[PromptSet]) -> dict[str, Any]:
+    """How many prompts of which set are repeated, where any are, as inputs.json has it."""
+    found = {str(number): asdict(part.repeats) for number, part in enumerate(prompts) if part.repeats}
+    return {"repeats": found} if found else {}
 
 
 def _engine_key(spec: LandscapeSpec, base: Checkpoint) -> str:
