@@ -100,6 +100,14 @@ def test_a_policy_that_cannot_be_used_is_refused_by_its_field(
     assert api.client.get("/v1/gates").json()["items"] == []
 
 
+def test_repeated_prompts_are_refused_by_their_field(api: Api) -> None:
+    (api.prompts / "padded.txt").write_text("Hello\n" * 80, encoding="utf-8")
+    landscape = {"prompts": {"source": str(api.prompts / "padded.txt")}}
+    body = expect_problem(api.submit_gate(api.gate(landscape=landscape)), 422)
+    assert body["field"] == "policy.landscape.prompts.0"
+    assert "80 prompts, of which 1 is different" in body["detail"]
+
+
 @pytest.mark.parametrize("policy", [None, 1, "text", [], {}, {"name": "n"}, [[]]])
 def test_what_is_no_policy(api: Api, policy: Any) -> None:
     body = expect_problem(api.submit_gate({"policy": policy, "model": str(api.model)}), 422)
