@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from services.sweep.memory import require_memory
-from services.sweep.plan import check
+from services.sweep.plan import check, check_weights
 from visage_core.checkpoints import Checkpoint, CheckpointError, some
 from visage_core.policy import Policy
 from visage_core.spec import LandscapeSpec
@@ -25,6 +25,7 @@ def sizes_of(
         require_memory(checked.base, spec.engine, workers_here)
     sizes = checked.sizes(spec)
     policy.require_sizes(sizes)
+    check_weights(spec, checked)
     return sizes
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from services.judging.plugin import load_judge
-from services.sweep.files import Found, find_files
+from services.sweep.files import Found, find_files, require_finite, require_finite_files
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder
@@ -145,6 +145,15 @@ def check(spec: LandscapeSpec) -> Checked:
     return Checked(base, files, prompts, queries, keywords, models)
 
 
+def check_weights(spec: LandscapeSpec, checked: Checked) -> None:
+    """Raise CheckpointError where a weight of what a spec names is NaN or infinite. It reads all weights, as
+    far as they are not as they were when last read here."""
+    require_finite(checked.base, "model", spec.engine.dtype)
+    require_finite_files(spec, checked.files)
+    for number, judge in checked.judges.items():
+        require_finite(judge, f"judges.{number}.model", spec.engine.dtype)
+
+
 def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
     """A prompt set as text, and as the engine takes it."""
     if isinstance(part, PromptSpec):
@@ -182,6 +191,7 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
     base = checked.base
     if workers_here:
         require_memory(base, spec.engine, workers_here)
+    check_weights(spec, checked)
     models = {"model": base, **{f"judges.{number}": found for number, found in checked.judges.items()}}
     named = {name: Found(found.path, tuple(found.files)) for name, found in models.items()} | checked.files
     read = {name: found.digests() for name, found in named.items()}
