@@ -104,6 +104,7 @@ class Service:
             with _of_landscape(field):
                 found[field] = self.estimate(policy.spec(model), caller)
         spec = found["model"].spec
+        _require_comparable({field: one.spec.model for field, one in found.items()})
         _require_sizes(policy, spec, _count_prompts(spec))
         total = _total(list(found.values()))
         # Each look moves the weights to all points anew, to answer a part of the prompts.
@@ -247,6 +248,18 @@ def _require_sizes(policy: Policy, spec: LandscapeSpec, counts: list[int]) -> No
     asked = zip(counts, spec.prompts, strict=True)
     with _of_policy():
         policy.require_sizes([count // samples_of(spec, part) for count, part in asked])
+
+
+def _require_comparable(models: dict[str, str]) -> None:
+    """Raise CheckpointError where a gate's baseline has another architecture than its model, if both are on
+    this machine."""
+    if "baseline" not in models or not all(name.startswith("/") for name in models.values()):
+        return
+    # Here, for it brings torch and transformers: the service is ready before these are.
+    from visage_core.checkpoints import Checkpoint, require_same_architecture
+
+    model, baseline = (Checkpoint.open(Path(models[field]), field) for field in ("model", "baseline"))
+    require_same_architecture(model, baseline, "baseline")
 
 
 def _require_there(model: str) -> None:

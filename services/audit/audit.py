@@ -22,13 +22,13 @@ from services.audit.watch import Watcher
 from services.gate.evidence import BASELINE
 from services.gate.gate import part_of
 from services.gate.infrastructure import is_infrastructure
+from services.gate.models import named as model_named
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import LEASE_SECONDS, WORKING, alone_in
 from services.sweep.engines import Engines
 from services.sweep.estimate import Work
 from services.sweep.plan import Plan, check, make_plan
 from services.sweep.run import Run, open_engines
-from visage_core.checkpoints import CheckpointError
 from visage_core.errors import InputError
 from visage_core.policy import Policy
 from visage_core.results import Results
@@ -168,10 +168,8 @@ class Audit:
             )
 
     def _checked_baseline(self, model: str) -> list[int]:
-        try:
+        with model_named(BASELINE):
             return sizes_of(self.policy, model, self.resolve, self._workers_here)
-        except CheckpointError as error:
-            raise CheckpointError("baseline", error.problem, error.remedy) from None
 
     def _sound(self, candidates: list[Candidate]) -> Sizes:
         """Those of some candidates that are to be measured; of the others, those that have a problem get it
@@ -184,7 +182,9 @@ class Audit:
             if is_settled(self.out, candidate, self.policy, self.baseline):
                 continue
             try:
-                left[candidate] = sizes_of(self.policy, candidate.model, self.resolve, self._workers_here)
+                left[candidate] = sizes_of(
+                    self.policy, candidate.model, self.resolve, self._workers_here, self._beside
+                )
             except InputError as error:
                 problems[candidate] = error
         if len(problems) == len(self._candidates):
@@ -298,6 +298,11 @@ class Audit:
     def _concurrent(self) -> int:
         # One lies ready while the others are measured.
         return self.max_concurrent or self.policy.spec("model").resources.workers + 1
+
+    @property
+    def _beside(self) -> str | None:
+        """The baseline, where the policy compares with it."""
+        return self.baseline if self.policy.needs_baseline else None
 
     @property
     def _workers_here(self) -> int:

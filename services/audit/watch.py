@@ -36,9 +36,9 @@ class Watcher:
         self._given: dict[Path, Listing] = {}
 
     def complete(self, now: float) -> list[str]:
-        """Return the checkpoints that have become complete by `now`, in seconds of a clock, by their steps: each
-        once, and again after its files have changed. One that stays incomplete for too long is among them, for
-        its audit to say what is wrong with it."""
+        """Return the checkpoints that have become complete by `now`, in seconds of a clock, by their steps:
+        each once, and again after its files have changed. One that stays incomplete for too long is among
+        them, for its audit to say what is wrong with it."""
         found = []
         for path in self._checkpoints():
             files = listing(path)
@@ -80,8 +80,8 @@ def listing(folder: Path) -> Listing:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint's config.json is there, and its weights are to their last byte: the one file, or the
-    index and every shard that it names."""
+    """Whether a checkpoint's config.json is there, and its weights are to their last byte: the one file, or
+    the index and every shard that it names."""
     if not (folder / "config.json").is_file():
         return False
     try:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
+from services.gate.models import check_models, named
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
+from services.sweep.compare import same_weights
 from services.sweep.coordinator import WORKING, Progress
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.estimate import Work
@@ -73,9 +75,7 @@ class Gate:
 
     def __iter__(self) -> Iterator[Look]:
         """Measure what is left. Raises InputError where that cannot be."""
-        spec = self.resolve(self.policy.spec(self.models[MODEL]))
-        sizes = check(spec).sizes(spec)
-        self.policy.require_sizes(sizes)
+        sizes = check_models(self.policy, self.models, self.resolve)
         try:
             for number in range(1, self.policy.looks + 1):
                 look = self._look(number, sizes)
@@ -115,8 +115,10 @@ class Gate:
 
     def _measure(self, which: str, number: int, sizes: list[int]) -> Iterator[Progress]:
         """Measure a part of the prompts of one model; no more than the origin, where that decides it."""
+        with named(which):
+            plan = make_plan(self._spec(which, sizes, number), workers_here=0).on_node(this_node())
         self._run = run = Run(
-            make_plan(self._spec(which, sizes, number), workers_here=0).on_node(this_node()),
+            plan,
             self._part(which, number),
             self.engines,
             outside=self.outside,
@@ -216,6 +218,7 @@ def gate(
     spec = policy.spec(model)
     # Before anything slow starts.
     plan = make_plan(spec, spec.resources.workers if address == "local" else 0)
+    check_models(policy, models, lambda spec: spec)
     parameters = Checkpoint.open(Path(plan.model.path)).parameters
     with open_engines(spec, address) as engines:
         resources = engines.resources
@@ -223,6 +226,13 @@ def gate(
         asked = Gate(policy, models, out, engines, told, outside=address.startswith("ray://"))
         *_, look = asked
     return conclude(policy, models, out, look)
+
+
+def notes_of(inputs: dict[str, Any]) -> list[str]:
+    """What there is to know of a decision's models, by their inputs.json."""
+    if BASELINE in inputs and same_weights(inputs[BASELINE], inputs[MODEL]):
+        return ["The model and the baseline have the same weights: the model is compared with itself."]
+    return []
 
 
 def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str]:
@@ -259,6 +269,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
             "planned": look.planned,
         },
         "inputs": inputs,
+        "notes": notes_of(inputs),
         "versions": versions(),
     }
     Results(out).write_json(DECISION, document)

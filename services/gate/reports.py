@@ -28,6 +28,8 @@ PAGE = Environment(autoescape=True).from_string("""<!doctype html>
   </tr>
   {% endfor %}
 </table>
+{% for note in notes %}<p>{{ note }}</p>
+{% endfor %}
 <p>{{ versions }}</p>
 </html>
 """)
@@ -49,6 +51,7 @@ def as_markdown(document: dict[str, Any]) -> str:
             for one in document["findings"]
         ),
         "",
+        *(line for note in document.get("notes", []) for line in (_cell(note), "")),
         f"Versions: {_versions(document)}.",
         "",
     ]
@@ -85,6 +88,7 @@ def as_html(document: dict[str, Any]) -> str:
         policy=document["policy"]["name"],
         findings=document["findings"],
         looked=looked(document),
+        notes=document.get("notes", []),
         versions=_versions(document),
     )
 

@@ -440,8 +440,9 @@ def _documents(plan: Plan) -> dict[str, dict[str, object]]:
 
 
 def _same_parts(document: dict[str, object]) -> dict[str, object]:
-    """What may not change within a job: all but the resources, which change no result."""
-    return {name: value for name, value in document.items() if name != "resources"}
+    """What may not change within a job: all but the resources, which change no result, and the architecture,
+    which follows from the model's digest and was not written at first."""
+    return {name: value for name, value in document.items() if name not in ("resources", "architecture")}
 
 
 def _disk_error(folder: Path, error: Exception) -> ResultsError:

@@ -83,7 +83,7 @@ def require_finite(checkpoint: Checkpoint, field: str, dtype: str = "float32") -
 
 
 def require_finite_files(spec: LandscapeSpec, files: Mapping[str, Found]) -> None:
-    """Raise CheckpointError where a weight of a checkpoint that a spec names beside its model is not finite."""
+    """Raise CheckpointError where a weight of a checkpoint among a spec's other files is not finite."""
     for field, found in files.items():
         kind = field.rpartition(".")[2]
         if kind not in ("file", "adapter"):  # these were read when they were found

@@ -222,6 +222,7 @@ def make_plan(spec: LandscapeSpec, workers_here: int = 1) -> Plan:
                 name: digests_of | (_tokenizer_digests(models[name].path) if name in models else {})
                 for name, digests_of in read.items()
             },
+            "architecture": base.architecture(),
             "random_directions": GENERATOR,
             "versions": versions(),
         },

@@ -1,4 +1,4 @@
-"""A model with weights that are NaN or infinite is bad input before an engine starts, whichever model it is."""
+"""Weights that are NaN or infinite are bad input before an engine starts, whichever model has them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Fakes:
     bad: dict[str, Exception] = field(default_factory=dict)
     after: Callable[[str], object] = lambda _: None
 
-    def sizes_of(self, asked: Policy, model: str, resolve: object, workers_here: int = 0) -> list[int]:
+    def sizes_of(self, asked: Policy, model: str, *_: object) -> list[int]:
         if Path(model).name in self.bad:
             raise self.bad[Path(model).name]
         return [20]
