@@ -26,6 +26,7 @@ from visage_core.metrics import Interval, MissingPointsError
 from visage_core.multiple import holm
 from visage_core.plots import Standing, audit_figure
 from visage_core.policy import Policy, level_of
+from visage_core.provenance import measured_by
 from visage_core.results import Results
 
 LEADERBOARD_VERSION = 1
@@ -201,6 +202,7 @@ def _row(out: Path, policy: Policy, candidate: Candidate, outcome: dict[str, Any
         "differences": {},
         "reasons": [],
         "sizes": None,
+        "measured_by": [],
         "error": outcome["error"],
     }
     if outcome["error"] is not None:
@@ -215,6 +217,7 @@ def _row(out: Path, policy: Policy, candidate: Candidate, outcome: dict[str, Any
     row["reasons"] += decision.get("notes", [])
     folder = _folder(out, row)
     landscape = landscapes_until(policy, folder, candidate.model, row["look"], row["sizes"])[0]
+    row["measured_by"] = measured_by(Results(folder).points())
     row |= _scores(policy, landscape, row["look"])
     return row
 

@@ -31,6 +31,7 @@ from services.sweep.report import load_landscapes
 from visage_core.digests import file_digests
 from visage_core.errors import InputError
 from visage_core.policy import Decision, Policy, decide, parse_policy
+from visage_core.provenance import measured_by, processor
 from visage_core.results import Results
 
 ENVELOPE, ENVIRONMENT, DECISION = "attestation.json", "environment.json", "decision.json"
@@ -175,8 +176,16 @@ def claims(out: Path) -> dict[str, Any]:
         },
         "seeds": {name: _seeds(read(out, f"{name}/spec.json")) for name in models},
         "versions": decision["versions"],
+        # Decisions of before it was written down have none.
+        **({"measured_by": workers_of(out)} if "measured_by" in decision else {}),
         "environment": read(out, ENVIRONMENT),
     }
+
+
+def workers_of(out: Path) -> dict[str, list[dict[str, Any] | None]]:
+    """What measured the points of each model in a gate's folder. Raises ResultsError."""
+    measured = [name for name in (MODEL, BASELINE) if (out / name).exists()]
+    return {name: measured_by(Results(out / name).points()) for name in measured}
 
 
 def decided(policy: Policy, out: Path, look: int) -> Decision:
@@ -224,20 +233,12 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "packages": dict(sorted({one.name: one.version for one in distributions()}.items())),
     }
-
-
-def _cpu() -> str:
-    """The name of the processor: Linux has it in a file, and other systems tell it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def _seeds(document: Any, path: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
+from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of, workers_of
 from services.gate.models import check_models, named
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
@@ -24,6 +24,7 @@ from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.join import join_points, join_responses
 from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, level_of
+from visage_core.provenance import are_mixed
 from visage_core.readings import samples_of
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
@@ -228,11 +229,14 @@ def gate(
     return conclude(policy, models, out, look)
 
 
-def notes_of(inputs: dict[str, Any]) -> list[str]:
-    """What there is to know of a decision's models, by their inputs.json."""
+def notes_of(inputs: dict[str, Any], workers: dict[str, list[dict[str, Any] | None]]) -> list[str]:
+    """What there is to know of a decision's models, by their inputs.json and by what measured them."""
+    notes = []
     if BASELINE in inputs and same_weights(inputs[BASELINE], inputs[MODEL]):
-        return ["The model and the baseline have the same weights: the model is compared with itself."]
-    return []
+        notes.append("The model and the baseline have the same weights: the model is compared with itself.")
+    if are_mixed([one for some in workers.values() for one in some]):
+        notes.append("The points were measured with differing versions of visage or vLLM.")
+    return notes
 
 
 def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str]:
@@ -256,6 +260,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
             write_summary(out / which)
             write_figures(out / which)
             inputs[which] = Results(out / which).read_json("inputs.json")
+    workers = workers_of(out)
     document = {
         "verdict": look.decision.verdict,
         "policy": policy.model_dump(mode="json"),
@@ -269,7 +274,8 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
             "planned": look.planned,
         },
         "inputs": inputs,
-        "notes": notes_of(inputs),
+        "measured_by": workers,
+        "notes": notes_of(inputs, workers),
         "versions": versions(),
     }
     Results(out).write_json(DECISION, document)

@@ -23,6 +23,7 @@ from services.gate.evidence import (
     findings_of,
     read,
     recompute,
+    workers_of,
 )
 from services.gate.signing import NotSignedError, opened
 from visage_core.digests import file_digests
@@ -137,6 +138,9 @@ def differences(bundle: Path) -> list[Problem]:
                 DECISION, f"verdict differs: it says {document['verdict']}, and the points {again.verdict}"
             )
         )
+    said = document.get("measured_by")
+    if said is not None and said != workers_of(bundle):
+        problems.append(Problem(DECISION, "what measured the points is not what they say"))
     before, after = document["findings"], findings_of(again)
     if len(before) != len(after):
         return [*problems, Problem(DECISION, f"it has {len(before)} findings, and the points {len(after)}")]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -29,6 +30,7 @@ from visage_core.grid import Point, points
 from visage_core.landscape import estimate, has_visage, is_safety
 from visage_core.metrics import Interval
 from visage_core.paths import cache_dir
+from visage_core.provenance import MeasuredBy, measured_by, other_versions
 from visage_core.readings import readings, samples_of
 from visage_core.results import (
     Measurement,
@@ -62,6 +64,10 @@ class Progress:
     estimate: Interval | None
     error: InputError | None
     waiting: str | None = None
+
+
+class MixedVersionsError(InputError):
+    """Workers of one job that have differing versions of visage or vLLM."""
 
 
 class Coordinator:
@@ -115,6 +121,7 @@ class Coordinator:
         self._verdicts: dict[Point, Verdicts] = {}  # of the first prompt set, for the estimate
         self._estimate: Interval | None = None
         self._next_estimate = 0.0
+        self._workers: list[dict[str, Any]] = []  # those that have measured, or may, as in MeasuredBy
         self._latest: tuple[Point, float | None] | None = None
         self._tokens, self._worker_seconds = 0, 0.0
         self._begun, self._measured = time.monotonic(), 0
@@ -126,6 +133,7 @@ class Coordinator:
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
         await asyncio.to_thread(self._results.tidy)
         plan, table = self._plan, await asyncio.to_thread(self._results.points)
+        self._workers = [one for one in measured_by(table) if one is not None]
         done = set()
         for row in table.to_pylist():
             place = Point(row["seed"], row["alpha"], row["beta"])
@@ -150,10 +158,25 @@ class Coordinator:
         meters.queue_depth.set(self._schedule.left)
         return shard
 
-    def prepared(self, found: list[Geometry]) -> None:
-        """Keep what the first worker found of the directions; they are the same for all."""
-        if self._results.read_json("geometry.json") is None:
+    async def prepared(self, about: str, found: list[Geometry] | None) -> bool:
+        """Take in a worker that is ready, and tell whether it may measure; `about` says with what, as
+        `MeasuredBy.text` has it. What the first one found of the directions is the same for all."""
+        if found is not None and self._results.read_json("geometry.json") is None:
             self._results.write_json("geometry.json", {"directions": [asdict(one) for one in found]})
+        worker = MeasuredBy.model_validate_json(about).model_dump()
+        changes = [change for known in self._workers for change in other_versions(worker, known)]
+        if not changes or self._plan.spec.resources.mixed_versions:
+            self._workers.append(worker)
+            return True
+        await self.abort(
+            MixedVersionsError(
+                "workers",
+                f"a worker has {', '.join(dict.fromkeys(changes))}, as this landscape was begun with",
+                "Install the same versions on all machines, or allow it by resources.mixed_versions: each "
+                "point says what measured it",
+            )
+        )
+        return False
 
     async def finished(self, shard: Shard, measurement: Measurement) -> None:
         """Take in a worker's result. Once a point is whole it is on the disk when this returns."""

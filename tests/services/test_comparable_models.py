@@ -133,11 +133,11 @@ def test_a_model_that_is_compared_with_itself_is_noted_in_the_decision(tmp_path:
     """By its weights: a copy under another name is the same."""
     out = decided(tmp_path / "gate")
     inputs = {which: Results(out / which).read_json("inputs.json") or {} for which in ("model", "baseline")}
-    [note] = notes_of(inputs)
+    [note] = notes_of(inputs, {})
     assert "compared with itself" in note
     inputs["baseline"]["files"]["model"]["model.safetensors"] = "0" * 64
-    assert notes_of(inputs) == []
-    assert notes_of({"model": inputs["model"]}) == []
+    assert notes_of(inputs, {}) == []
+    assert notes_of({"model": inputs["model"]}, {}) == []
     document = json.loads((out / "decision.json").read_text(encoding="utf-8"))
     for report in (as_markdown, as_html):
         assert note in report(document | {"notes": [note]})
