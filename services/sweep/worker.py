@@ -16,14 +16,14 @@ from services.sweep.answers import Answer, ask, mark_gibberish, mark_unlikely
 from services.sweep.axes import Axes, Here
 from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
-from services.sweep.plan import Plan
-from services.sweep.provenance import measured_here
+from services.sweep.plan import Plan, versions
 from services.sweep.schedule import Shard
 from visage_core.checkpoints import Checkpoint, some
 from visage_core.directions import mark_used
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
 from visage_core.grid import Point, somewhere
+from visage_core.provenance import MeasuredBy
 from visage_core.results import Measurement
 from visage_core.sources import TensorSource
 
@@ -129,7 +129,7 @@ class Worker:
             ) from error
         if plan.spec.engine.check_weights:
             self._check_weights(job)
-        self._about = measured_here().text()
+        self._about = MeasuredBy.model_validate({"versions": versions(), **self._engine.device()}).text()
         return Prepared(self._about, found)
 
     def _check_weights(self, job: _Job) -> None:

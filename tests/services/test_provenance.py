@@ -10,7 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from services.engine.device import nvidia_driver, together
+from services.engine.engine import Engine
+from services.engine.weights import MovableWeights
 from services.gate.evidence import claims, seal, workers_of
 from services.gate.gate import notes_of
 from services.gate.infrastructure import is_infrastructure
@@ -19,7 +23,7 @@ from services.gate.signing import load_key, load_signer
 from services.gate.verification import differences, verify
 from services.report.page import report
 from services.sweep.coordinator import DONE, MixedVersionsError
-from services.sweep.provenance import measured_here, nvidia_driver
+from services.sweep.plan import versions
 from services.sweep.report import summarize
 from tests.services.fake_engines import FakeEngines, fake_engines, finish, run_of
 from tests.services.gates import decide_again, decided, signing_keys
@@ -105,11 +109,23 @@ def test_what_differs(tmp_path: Path) -> None:
     assert not are_mixed([one, None, worker(device="A100").model_dump()])
 
 
-def test_this_machine_describes_itself() -> None:
-    found = measured_here()
+def test_a_worker_describes_itself_by_the_processes_of_its_engine() -> None:
+    """With several GPUs the worker's own process has none."""
+
+    class Ranks:
+        def collective_rpc(self, method: str) -> list[Any]:
+            rank = MovableWeights()
+            rank.device = torch.device("cpu")
+            return [getattr(rank, method)()] * 2
+
+    engine = Engine.__new__(Engine)
+    engine._llm = Ranks()  # type: ignore[assignment]
+    found = MeasuredBy.model_validate({"versions": versions(), **engine.device()})
     assert {"visage", "torch", "transformers", "python"} <= found.versions.keys()
     assert found.device
     assert MeasuredBy.model_validate_json(found.text()) == found
+    gpus = [{"device": name, "runtime": "CUDA 12.8", "driver": "570.86"} for name in ("H100", "A100", "H100")]
+    assert together(gpus) == gpus[0] | {"device": "H100, A100"}
 
 
 @pytest.mark.parametrize(
