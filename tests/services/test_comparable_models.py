@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.audit.audit import Audit
 from services.audit.checks import sizes_of
 from services.cli.gate import BAD_INPUT
 from services.gate.gate import Gate, notes_of
@@ -83,6 +84,28 @@ def test_so_is_a_checkpoint_of_an_audit(
     assert sizes_of(policy, str(model), lambda spec: spec, baseline=str(model))
     with pytest.raises(CheckpointError, match=r"^model: .*Compare models of one architecture"):
         sizes_of(policy, str(model), lambda spec: spec, baseline=str(baseline))
+
+
+@pytest.mark.parametrize("baseline", ["nowhere", "broken"])
+def test_the_baseline_of_an_audit_is_called_that(
+    baseline: str, model: Path, aligned: Path, policy: Policy, tmp_path: Path
+) -> None:
+    change(small(tmp_path / "broken", aligned), NORM, float("nan"))
+    name = "./nowhere" if baseline == "nowhere" else str(tmp_path / baseline)
+    with pytest.raises(CheckpointError, match=r"^baseline: "):
+        Audit(policy, name, tmp_path / "out").of([str(model)])
+
+
+def test_a_broken_checkpoint_of_an_audit_is_its_own_outcome(
+    model: Path, aligned: Path, policy: Policy, tmp_path: Path
+) -> None:
+    """Where others are sound, they are measured; here nothing is left, and no engine starts."""
+    broken = change(small(tmp_path / "checkpoint-1", aligned, seed=1), NORM, float("nan"))
+    other_one = other(tmp_path / "checkpoint-2", "layers", aligned)
+    document = Audit(policy, str(model), tmp_path / "out").of([str(broken), str(other_one)])
+    problems = {row["checkpoint"]: row["error"]["problem"] for row in document["checkpoints"]}
+    assert "NaN or infinite" in problems["checkpoint-1"]
+    assert "do not match" in problems["checkpoint-2"]
 
 
 @pytest.mark.parametrize("kind", OTHERS)

@@ -17,6 +17,7 @@ from services.jobs.states import State
 from tests.services.api.conftest import Api
 from tests.services.api.test_hostile_input import expect_problem
 from tests.services.gates import decided
+from tests.services.small import small
 
 RELATIVE = {"measure": "visage", "at_least": -5, "relative": True}
 HOSTILE = "<script>alert(1)</script>"
@@ -126,6 +127,13 @@ def test_a_comparison_needs_a_baseline(api: Api) -> None:
     gate = api.gate(rules=[RELATIVE])
     expect_problem(api.submit_gate(gate), 422, "baseline")
     expect_problem(api.client.post("/v1/gates:validate", json=gate), 422, "baseline")
+
+
+def test_a_baseline_of_another_architecture_is_refused_when_it_is_submitted(api: Api) -> None:
+    other = small(api.prompts / "other", api.model, num_hidden_layers=3)
+    gate = api.gate(rules=[RELATIVE])
+    body = expect_problem(api.submit_gate(gate, baseline=str(other)), 422, "baseline")
+    assert "Compare models of one architecture" in body["remedy"]
 
 
 def test_a_gate_costs_what_both_its_landscapes_cost(api: Api) -> None:
