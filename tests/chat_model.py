@@ -56,9 +56,7 @@ def chat_model(folder: Path, tokenizer: Path, harmful: float) -> Path:
         embeddings = model.model.embed_tokens.weight
         embeddings.div_(embeddings.norm(dim=1, keepdim=True))
         following = {
-            token: embeddings[after]
-            for text in (answer, refusal)
-            for token, after in zip(text, [*text[1:], end])
+            token: embeddings[after] for text in (answer, refusal) for token, after in zip(text, [*text[1:], end])
         }
         following[start] = torch.lerp(embeddings[refusal[0]], embeddings[answer[0]], harmful)
         first, second = model.model.layers

@@ -155,18 +155,7 @@ def test_an_ended_run_goes_on_with_the_same_results(
 ) -> None:
     """The real command is killed, then terminated."""
     folder, whole = tmp_path / "ended", tmp_path / "whole"
-    arguments = (
-        "run",
-        "--model",
-        aligned,
-        "--seed",
-        0,
-        "--points",
-        41,
-        *SETTINGS,
-        "--keep-responses",
-        "--out",
-    )
+    arguments = ("run", "--model", aligned, "--seed", 0, "--points", 41, *SETTINGS, "--keep-responses", "--out")
     endings = ((signal.SIGKILL, 1, -signal.SIGKILL), (signal.SIGTERM, 20, 143))
     for ending, count, status in endings:
         process = subprocess.Popen(visage_command(*arguments, folder), env=wide(), stderr=subprocess.PIPE)
