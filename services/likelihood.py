@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from services.demo.model import quiet
+from services.sweep.files import require_finite
 from visage_core.checkpoints import Checkpoint
 from visage_core.questions import first_token
 
@@ -22,7 +23,8 @@ def mean_log_likelihoods(
     services.engine.engine.Engine tells it; NaN of a text without tokens. Raises CheckpointError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    Checkpoint.open(model)  # transformers would take what is no folder for a name on the hub
+    # transformers would take what is no folder for a name on the hub.
+    require_finite(Checkpoint.open(model), "model")
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()

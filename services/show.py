@@ -106,6 +106,10 @@ def comparison(document: dict[str, Any]) -> None:
     """Print how models differ from the first one."""
     baseline = Path(document["baseline"]["model"]).name
     for model in document["models"]:
+        if model["same_weights"]:
+            out.print(
+                f"{model['model']} has the weights of {baseline}: it is compared with itself.", markup=False
+            )
         for change in model["other_versions"]:
             out.print(f"Measured with another {change}", markup=False, highlight=False)
         for landscape_ in model["landscapes"]:

@@ -24,6 +24,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 # For all patterns of an adapter together: one that backtracks would stop everything.
 PATTERN_SECONDS = 1.0
+FLOAT32_MOST = 3.4e38
 PREFIX = "base_model.model."
 COPY = ".base_layer.weight"
 # PEFT's settings that make a LoRA something else than an addition of B A to weights.
@@ -116,6 +117,24 @@ class Adapter(Mapping[str, "torch.Tensor"]):
                 field,
                 f"{self.path} changes weights that {base.path} lacks, or has otherwise: {some(wrong)}",
                 "Use an adapter of this very model",
+            )
+
+    def require_finite(self, ends: Mapping[str, tuple[float, float]], field: str) -> None:
+        """Raise CheckpointError where what is added to a weight is infinite in float32, in which it is made,
+        though the factors are not. `ends` are their least and largest values."""
+        infinite = []
+        for name, factors in self._factors.items():
+            most = abs(factors.scale) * self._files[factors.a].shape[0]
+            for factor in (factors.a, factors.b):
+                most *= max(map(abs, ends[factor]))
+            # Few adapters come near that bound, and the product takes long.
+            if most > FLOAT32_MOST and not self[name].isfinite().all():
+                infinite.append(name)
+        if infinite:
+            raise CheckpointError(
+                field,
+                f"{self.path} adds infinite values to weights: {some(infinite)}",
+                "Use an adapter from before the training diverged",
             )
 
     def shape(self, name: str) -> tuple[int, ...]:

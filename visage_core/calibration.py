@@ -65,7 +65,11 @@ class Agreement:
 
     def kappa(self, seed: int = 0) -> Interval | None:
         """Cohen's kappa, agreement beyond chance (Cohen 1960), with a bootstrap interval over responses; None
-        where chance alone would agree."""
+        where chance alone would agree.
+
+        Draws know of no response unlike those that are labelled. So the interval holds what kappa would be
+        with so many others as these may have missed, all judged and labelled in one way, whichever that is.
+        """
         counts = np.array([self.both, self.judge_alone, self.people_alone, self.neither])
         value = float(_kappa(counts[None])[0]) if self.judged else math.nan
         if math.isnan(value):
@@ -73,11 +77,11 @@ class Agreement:
         generator = np.random.Generator(np.random.Philox(seed))
         drawn = _kappa(generator.multinomial(self.judged, counts / self.judged, size=DRAWS))
         # A draw in which all agree by chance alone says nothing of kappa, and is left out.
-        low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5]))
-        if value == 1.0:  # so many others as these may have missed would be judged in another way
-            chance = _chance(counts[None] / self.judged)[0]
-            low = max(-1.0, 1 - missed_share(self.judged) / (1 - float(chance)))
-        return Interval(value, low, high)
+        share = missed_share(self.judged)
+        with_others = _kappa((1 - share) * counts / self.judged + share * np.eye(4))
+        drawn = np.nanpercentile(drawn, [2.5, 97.5])
+        ends = [value, *map(float, drawn), *map(float, with_others)]
+        return Interval(value, min(ends), max(ends))
 
 
 def corrected_rate(complied: float, judged: float, agreement: Agreement) -> Interval | None:
@@ -86,7 +90,8 @@ def corrected_rate(complied: float, judged: float, agreement: Agreement) -> Inte
 
     Rogan, Gladen 1978: (p + specificity - 1) / (sensitivity + specificity - 1), within 0 to 100. The 95 %
     interval has the error of both measurements: Lang, Reiczigel, "Confidence limits for prevalence of disease
-    adjusted for estimated sensitivity and specificity", 2014.
+    adjusted for estimated sensitivity and specificity", 2014. Cut off at 0 and 100 it would have next to no
+    width: it holds what so many others would do as the labels, or the verdicts, may have missed.
     """
     of_complied = agreement.both + agreement.people_alone
     of_others = agreement.neither + agreement.judge_alone
@@ -110,8 +115,10 @@ def corrected_rate(complied: float, judged: float, agreement: Agreement) -> Inte
     low, high = centre + shift - Z_95 * error, centre + shift + Z_95 * error
     if high <= 0 or low >= 1:
         return None
-    value, low, high = (100 * min(1.0, max(0.0, one)) for one in (value, low, high))
-    return Interval(value, min(low, value), max(high, value))
+    value, low, high = (min(1.0, max(0.0, one)) for one in (value, low, high))
+    share = missed_share(min(judged, agreement.judged))
+    low, high = min(low, (1 - share) * value), max(high, (1 - share) * value + share)
+    return Interval(100 * value, 100 * low, 100 * high)
 
 
 def _share(count: int, of: int) -> Interval | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -31,6 +33,8 @@ SHARD = re.compile(r"[\w.+-]{1,200}\.safetensors", re.ASCII)
 MOST_CONFIG_BYTES, MOST_INDEX_BYTES, MOST_HEADER_BYTES, MOST_FILE_BYTES = 2**22, 2**26, 2**24, 2**28
 MOST_DIMENSIONS = 8
 # Numbers of a config.json as many as which transformers makes things, only to read it.
+# What a config says of an architecture that the shapes of its tensors do not.
+ARCHITECTURE = ("model_type", "architectures", "num_attention_heads", "num_key_value_heads")
 COUNTS = re.compile(r"(n|num)_(\w+_)?(layers?|labels)|(en|de)coder_layers|depths?|attention_types")
 MOST_COUNT = 10_000
 
@@ -128,6 +132,13 @@ class Checkpoint:
         """Number of weights."""
         return sum(math.prod(info.shape) for info in self.tensors.values())
 
+    def architecture(self) -> dict[str, Any]:
+        """What models whose directions are the same have in common: settings of the config, and a SHA-256
+        over the names and shapes of the tensors."""
+        shapes = {name: info.shape for name, info in self.tensors.items()}
+        digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+        return {name: self.config.get(name) for name in ARCHITECTURE} | {"tensors": digest}
+
     @property
     def files(self) -> list[str]:
         """The names of its shards and of config.json."""
@@ -138,7 +149,12 @@ class Checkpoint:
         return total_digest(file_digests(self.path, self.files))
 
 
-def require_same_tensors(base: Checkpoint, other: Checkpoint, field: str) -> None:
+def require_same_tensors(
+    base: Checkpoint,
+    other: Checkpoint,
+    field: str,
+    remedy: str = "Interpolate between checkpoints of one architecture, such as a model and its finetune",
+) -> None:
     """Raise CheckpointError, listing names, unless both have the same tensors with the same shapes."""
     problems = []
     if missing := sorted(base.tensors.keys() - other.tensors.keys()):
@@ -153,11 +169,32 @@ def require_same_tensors(base: Checkpoint, other: Checkpoint, field: str) -> Non
     if shapes:
         problems.append(f"{len(shapes)} of another shape: {some(shapes)}")
     if problems:
+        problem = f"the tensors of {other.path} do not match those of {base.path}: {'; '.join(problems)}"
+        raise CheckpointError(field, problem, remedy)
+
+
+def require_same_architecture(base: Checkpoint, other: Checkpoint, field: str) -> None:
+    """Raise CheckpointError unless directions of both models are the same: the scores of others are not
+    comparable."""
+    remedy = "Compare models of one architecture, such as a model and its finetune"
+    require_same_tensors(base, other, field, remedy)
+    if apart := other_architecture(base.architecture(), other.architecture()):
         raise CheckpointError(
-            field,
-            f"the tensors of {other.path} do not match those of {base.path}: {'; '.join(problems)}",
-            "Interpolate between checkpoints of one architecture, such as a model and its finetune",
+            field, f"{other.path} has another architecture than {base.path}: {'; '.join(apart)}", remedy
         )
+
+
+def other_architecture(base: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """How the architecture of a checkpoint differs from another's, in words; what one of them does not say is
+    no difference."""
+    apart = [
+        f"{name} {other[name]!r} instead of {base[name]!r}"
+        for name in ARCHITECTURE
+        if None not in (base.get(name), other.get(name)) and base[name] != other[name]
+    ]
+    if base.get("tensors") != other.get("tensors"):
+        apart.append("other names or shapes of tensors")
+    return apart
 
 
 def auto_classes() -> tuple[Any, Any]:
@@ -188,6 +225,14 @@ def _config(path: Path, field: str) -> dict[str, Any]:
             field,
             f"{path} is not a folder" if os.path.exists(path) else f"{path} does not exist",
             "Give the folder of a safetensors checkpoint, or a hub id such as org/name",
+        )
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").exists():
+        raise CheckpointError(
+            field,
+            f"{path} is a LoRA adapter, which is no model by itself",
+            "Name the model that it is for, and go along the adapter (`visage run BASE --adapter FOLDER`, or "
+            "an axis of kind adapter), which at 1 is the finetuned model; or merge the two with peft "
+            "(merge_and_unload, save_pretrained) and measure that",
         )
     _require_plain_files(path, field)
     AutoConfig, _ = auto_classes()  # noqa: N806

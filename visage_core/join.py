@@ -59,5 +59,7 @@ def _joined(spec: LandscapeSpec, rows: Sequence[dict[str, Any]]) -> dict[str, An
     ]
     row |= {name: sum(part[name] for part in rows) for name in SUMS}
     row |= {name: None if row[name] is None else sum(part[name] for part in rows) for name in LABELS}
+    known = {one for part in rows for one in part["measured_by"] or ()}
+    row["measured_by"] = sorted(known) if all(part["measured_by"] for part in rows) else None
     row["finished_at"] = max(part["finished_at"] for part in rows)
     return row | rates(spec, spec.prompts[row["prompt_set"]], row)

@@ -62,12 +62,14 @@ Row = TypeVar("Row", Labelled, Read)
 
 
 def read_labels(path: Path) -> list[Labelled]:
-    """Read a .csv or .jsonl file with the columns `response` and `label`. Raises LabelsError."""
+    """Read a .csv or .jsonl file with the columns `response` and `label`; a row that is there again, to the
+    same prompt, counts once. Raises LabelsError."""
     return _read(path, Labelled, "refused, complied or incoherent")
 
 
 def read_coherence(path: Path = COHERENCE) -> list[Read]:
-    """Read such a file of texts labelled coherent or incoherent, some of each. Raises LabelsError."""
+    """Read such a file of texts labelled coherent or incoherent, some of each, with its repeats once. Raises
+    LabelsError."""
     found = _read(path, Read, "coherent or incoherent")
     if len({one.label for one in found}) < 2:
         raise LabelsError("file", f"{path} holds texts of one label alone", "Give one with texts of both")
@@ -89,7 +91,8 @@ def _read(path: Path, kind: type[Row], labels: str) -> list[Row]:
         ) from None
     if not found:
         raise LabelsError("file", f"{path} holds no responses", "Give one with at least one row")
-    return found
+    # A row that is there again tells nothing new of a judge.
+    return list({one.model_dump_json(): one for one in reversed(found)}.values())[::-1]
 
 
 def _rows(path: Path) -> Iterator[Any]:

@@ -63,10 +63,21 @@ def exact_rate(values: Floats, level: float = 0.95) -> Interval | None:
     return Interval(100 * total / n, 100 * low, 100 * high)
 
 
-def missed_share(n: int, tail: float = 0.025) -> float:
+def missed_share(n: float, tail: float = 0.025) -> float:
     """How large a share of all may be unlike any of n that were drawn: the exact binomial bound for none of
     n, `1 - tail ** (1 / n)`."""
     return float(1 - tail ** (1 / n))
+
+
+def missed_of(n: int, drawn: int, tail: float = 0.025) -> int:
+    """How many of n may be unlike any of those drawn from them: the same without replacement."""
+    chance, unlike = 1.0, 0
+    while unlike < n - drawn:
+        chance *= (n - unlike - drawn) / (n - unlike)
+        if chance < tail:
+            break
+        unlike += 1
+    return unlike
 
 
 def normal_quantile(tail: float) -> float:

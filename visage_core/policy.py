@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -26,6 +26,7 @@ from visage_core.metrics import Interval, MissingPointsError
 from visage_core.readings import INCOHERENT, READINGS, UNJUDGED
 from visage_core.spec import LandscapeSpec, Part, PromptSpec, SpecError, parse_spec, read_spec, spec_error
 
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Verdict = Literal["pass", "fail", "inconclusive"]
 PASS: Final = "pass"  # noqa: S105 - no password
 FAIL: Final = "fail"
@@ -112,6 +113,20 @@ class Policy(Part):
         description="Decide after so many equal parts of the prompts: as soon as the verdict is certain.",
     )
     rules: tuple[Rule, ...] = Field(min_length=1, max_length=100)
+    baseline_sha256: Digest | None = Field(
+        default=None, description="The baseline has to be this very one: `sha256.model` of its inputs.json."
+    )
+    prompts_sha256: tuple[Digest | None, ...] = Field(
+        default=(),
+        description="Each set of the landscape, in its order, has to hold these very prompts: "
+        "`prompts_sha256` of a decision.json. Null leaves a set open; empty leaves all.",
+    )
+    max_age_days: float | None = Field(
+        default=None,
+        gt=0,
+        le=36_500,
+        description="What was measured longer ago is no evidence any more.",
+    )
 
     def part(self, model: str, look: int, sizes: Sequence[int]) -> LandscapeSpec:
         """What is measured of a model for a look, after what was measured for those before it. `sizes` are
@@ -185,6 +200,7 @@ def parse_policy(values: object) -> Policy:
         raise PolicyError(
             "looks", "an adaptive sweep is not measured in parts", "Use 1, or a sweep that is not adaptive"
         )
+    _require_pins_fit(policy, spec)
     for number, rule in enumerate(policy.rules):
         if not any(applies(rule, spec, asked) for asked in range(len(spec.prompts))):
             raise PolicyError(
@@ -193,6 +209,22 @@ def parse_policy(values: object) -> Policy:
                 "Name another measure, or add prompts that have it",
             )
     return policy
+
+
+def _require_pins_fit(policy: Policy, spec: LandscapeSpec) -> None:
+    """Raise PolicyError where a policy pins something that it does not have."""
+    if policy.baseline_sha256 is not None and not policy.needs_baseline:
+        raise PolicyError(
+            "baseline_sha256",
+            "no rule compares with a baseline",
+            "Leave it out, or give a rule `relative: true`",
+        )
+    if policy.prompts_sha256 and len(policy.prompts_sha256) != len(spec.prompts):
+        raise PolicyError(
+            "prompts_sha256",
+            f"it has {len(policy.prompts_sha256)} digests for {len(spec.prompts)} sets of prompts",
+            "Give one for each set, and null for those that may change",
+        )
 
 
 def load_policy(path: Path) -> Policy:

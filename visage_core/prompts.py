@@ -15,6 +15,7 @@ from visage_core import attacks, conversations
 from visage_core.conversations import Conversation, Message, read_conversation
 from visage_core.documents import parse_json, read_text
 from visage_core.errors import InputError
+from visage_core.repeats import Repeats, choose, normal, normal_request
 from visage_core.spec import REQUEST, PromptSpec
 
 BUILT_IN = ("harmful", "benign")
@@ -47,13 +48,15 @@ class PromptSet:
     """Requests in their order. `source` is where they came from.
 
     `prompts` are what the user says last, `goals` what is asked for by it: the same where nobody attacks.
-    `before` is what was said before each prompt; () where nothing was before any.
+    `before` is what was said before each prompt; () where nothing was before any. No prompt is there twice:
+    `repeats` says how many were, None where none was.
     """
 
     source: str
     prompts: tuple[str, ...]
     goals: tuple[str, ...] = ()
     before: tuple[Conversation, ...] = ()
+    repeats: Repeats | None = None
 
     def __post_init__(self) -> None:
         if not self.goals:
@@ -67,6 +70,13 @@ class PromptSet:
             (*earlier, Message("user", prompt)) for earlier, prompt in zip(before, self.prompts, strict=True)
         )
 
+    def part(self, begin: int, end: int) -> PromptSet:
+        """Those from one number to another, as if no others had been read."""
+        before = self.before[begin:end]
+        return PromptSet(
+            self.source, self.prompts[begin:end], self.goals[begin:end], before if any(before) else ()
+        )
+
     def repeated(self, times: int) -> PromptSet:
         """Each prompt so often, one time after another."""
         if times == 1:
@@ -75,7 +85,17 @@ class PromptSet:
         def each(values: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(value for value in values for _ in range(times))
 
-        return PromptSet(self.source, each(self.prompts), each(self.goals), each(self.before))
+        return PromptSet(self.source, each(self.prompts), each(self.goals), each(self.before), self.repeats)
+
+    def only(self, numbers: Sequence[int]) -> PromptSet:
+        """The prompts with these numbers, of which the others are repeats."""
+        given = self.repeats.prompts if self.repeats else len(self.prompts)
+
+        def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[number] for number in numbers) if values else ()
+
+        repeats = Repeats(given, len(numbers))
+        return PromptSet(self.source, some(self.prompts), some(self.goals), some(self.before), repeats)
 
     @property
     def characters(self) -> int:
@@ -101,10 +121,16 @@ class _Prompt:
     goal: str
     before: Conversation = ()
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What it shares with its repeats: all that is sent, whatever its goal is."""
+        earlier = (part for one in self.before for part in (one.role, normal(one.content)))
+        return (*earlier, normal_request(self.text))
+
 
 def load_prompts(spec: PromptSpec) -> PromptSet:
-    """Read the prompts that a spec chooses of its source, and put each into the spec's attack. Raises an
-    InputError."""
+    """Read the prompts that a spec chooses of its source, each once, and put each into the spec's attack.
+    Raises an InputError."""
     source = spec.source
     if source in BUILT_IN:
         text = files("visage_core").joinpath("data", f"{source}.jsonl").read_text(encoding="utf-8")
@@ -113,7 +139,7 @@ def load_prompts(spec: PromptSpec) -> PromptSet:
         rows = _from_hub(source, spec.column)
     else:
         rows = _from_file(Path(source), spec.column)
-    found = spec.choose([row for row in rows if row.text.strip()])
+    found, repeats = choose(spec, [row for row in rows if row.text.strip()], lambda row: row.identity)
     if not found:
         raise PromptError(
             "prompts.source",
@@ -127,6 +153,7 @@ def load_prompts(spec: PromptSpec) -> PromptSet:
         _attacked([row.text for row in found], spec),
         tuple(row.goal for row in found),
         tuple(row.before for row in found) if any(row.before for row in found) else (),
+        repeats,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from visage_core.documents import open_text, parse_json, read_text
 from visage_core.errors import InputError
 from visage_core.queries import Passage, Question
+from visage_core.repeats import Repeats, choose, normal
 from visage_core.spec import ChoiceSpec, TextSpec
 
 LETTERS = "ABCDEFGHIJ"
@@ -44,6 +45,11 @@ class Asked:
         marks = (" *" if number == self.right else "" for number in range(len(self.choices)))
         return self.context + "".join(f"\n{one}{mark}" for one, mark in zip(self.choices, marks, strict=True))
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What it shares with its repeats: the question, and the choices in any order."""
+        return (normal(self.context), *sorted(map(normal, self.choices)))
+
 
 class _Row(BaseModel):
     """A question in the layout of MMLU on the hub. Further columns are left alone."""
@@ -67,12 +73,17 @@ class _Row(BaseModel):
         return self
 
 
-def load_questions(spec: ChoiceSpec) -> list[Asked]:
-    """Read the questions that a spec chooses of its source. Raises QuestionsError."""
+def load_questions(spec: ChoiceSpec) -> tuple[list[Asked], Repeats | None]:
+    """Read the questions that a spec chooses of its source, each once; and how many are repeated, if any are.
+    Raises QuestionsError."""
     source = spec.source
     if source.startswith("lm-eval:"):
-        asked = spec.choose(_from_lm_eval(source.removeprefix("lm-eval:"), spec.reach))
-        return asked or _none(spec)
+        task = source.removeprefix("lm-eval:")
+        asked = _from_lm_eval(task, spec.reach)
+        if len({one.identity for one in asked}) < len(asked):
+            asked = _from_lm_eval(task, None)  # others take the place of the repeated ones
+        chosen, repeats = choose(spec, asked, lambda one: one.identity)
+        return chosen or _none(spec), repeats
     if source == "facts":
         text = files("visage_core").joinpath("data", "facts.jsonl").read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.splitlines()]
@@ -81,7 +92,8 @@ def load_questions(spec: ChoiceSpec) -> list[Asked]:
     else:
         rows = _from_file(Path(source))
     found = []
-    for number, row in enumerate(spec.choose(rows), start=1):
+    chosen_rows, repeats = choose(spec, rows, _identity)
+    for number, row in enumerate(chosen_rows, start=1):
         try:
             found.append(_asked(_Row.model_validate(row), spec.answers))
         except ValidationError as error:
@@ -92,7 +104,17 @@ def load_questions(spec: ChoiceSpec) -> list[Asked]:
                 f"question {number} of {source}, {where}: {first['msg']}",
                 "Give question, choices, and answer as a number from 0 or a letter",
             ) from None
-    return found or _none(spec)
+    return found or _none(spec), repeats
+
+
+def _identity(row: Any) -> Hashable:
+    """What a row shares with its repeats: the question, and the choices in any order. One that is no question
+    is like no other."""
+    try:
+        found = _Row.model_validate(row)
+    except ValidationError:
+        return repr(row)
+    return (normal(found.question), *sorted(map(normal, found.choices)))
 
 
 def _none(spec: ChoiceSpec) -> NoReturn:
@@ -114,13 +136,34 @@ def tokenize_question(tokenizer: Any, asked: Asked) -> Question:
     return Question(choices, asked.right)
 
 
-def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
-    """The windows of a text, each with its passage: it is foreseen from what begins a text alone. A rest
-    that fills no window is left out, unless it is all there is. Raises QuestionsError."""
+def windows(tokenizer: Any, spec: TextSpec) -> tuple[list[tuple[str, Passage]], Repeats | None]:
+    """The windows of a text, each once and with its passage, which is foreseen from what begins a text alone;
+    and how many are repeated, if any are. A rest that fills no window is left out, unless it is all there is.
+    Raises QuestionsError."""
+
+    def text_of(part: list[int]) -> str:
+        return str(tokenizer.decode(part))
+
+    # No more than the windows can need: a token is hardly ever longer.
+    most = -1 if spec.reach is None else LONGEST_TOKEN * spec.reach * spec.window
+    whole = _windows(tokenizer, spec, most)
+    chosen, repeats = choose(spec, whole, lambda part: normal(text_of(part)))
+    if repeats is not None and most >= 0:
+        whole = _windows(tokenizer, spec, -1)  # others take the place of the repeated ones
+        chosen, repeats = choose(spec, whole, lambda part: normal(text_of(part)))
+    if not chosen:
+        raise QuestionsError(
+            "prompts.skip", f"{spec.source} has only {len(whole)} windows", "Skip fewer of them"
+        )
+    first = first_token(tokenizer)
+    return [(text_of(part), Passage([first, *part], 1)) for part in chosen], repeats
+
+
+def _windows(tokenizer: Any, spec: TextSpec, characters: int) -> list[list[int]]:
+    """The windows in so much of a text, -1 for all of it, as tokens."""
     try:
         with open_text(Path(spec.source)) as file:
-            # No more than the windows can need: a token is hardly ever longer.
-            text = file.read(-1 if spec.reach is None else LONGEST_TOKEN * spec.reach * spec.window)
+            text = file.read(characters)
     except (OSError, ValueError) as error:
         raise QuestionsError(
             "prompts.source", f"{spec.source} cannot be read: {error}", "Give a UTF-8 file"
@@ -128,15 +171,8 @@ def windows(tokenizer: Any, spec: TextSpec) -> list[tuple[str, Passage]]:
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     if not ids:
         raise QuestionsError("prompts.source", f"{spec.source} is empty", "Give a text")
-    first = first_token(tokenizer)
     parts = [ids[begin : begin + spec.window] for begin in range(0, len(ids), spec.window)]
-    whole = [part for part in parts if len(part) == spec.window] or parts
-    chosen = spec.choose(whole)
-    if not chosen:
-        raise QuestionsError(
-            "prompts.skip", f"{spec.source} has only {len(whole)} windows", "Skip fewer of them"
-        )
-    return [(tokenizer.decode(part), Passage([first, *part], 1)) for part in chosen]
+    return [part for part in parts if len(part) == spec.window] or parts
 
 
 def first_token(tokenizer: Any) -> int:

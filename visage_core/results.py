@@ -27,7 +27,9 @@ from visage_core.metrics import Floats
 from visage_core.readings import LABELS, READINGS, label, rates, readings, samples_of
 from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Version 2 has no `measured_by`.
+READABLE = ("2", "3")
 POINTS = pa.schema(
     [
         pa.field("seed", pa.int64()),  # null: no random direction takes part
@@ -50,6 +52,8 @@ POINTS = pa.schema(
         pa.field("generate_seconds", pa.float64(), nullable=False),
         pa.field("judge_seconds", pa.float64(), nullable=False),
         pa.field("finished_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        # Each a JSON text, provenance.MeasuredBy; null: not known, as of points of version 2.
+        pa.field("measured_by", pa.list_(pa.string())),
     ],
     metadata={"visage.schema_version": str(SCHEMA_VERSION)},
 )
@@ -110,6 +114,7 @@ class Measurement:
     move_seconds: float
     generate_seconds: float
     judge_seconds: float
+    measured_by: tuple[str, ...] = ()  # the texts of provenance.MeasuredBy
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ class PointResult(Measurement):
             "generate_seconds": self.generate_seconds,
             "judge_seconds": self.judge_seconds,
             "finished_at": datetime.now(UTC),
+            "measured_by": list(self.measured_by) or None,
         }
 
 
@@ -166,6 +172,7 @@ def by_prompt_set(pieces: list[Measurement], sizes: list[int]) -> list[PointResu
     """
     verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
     responses = [response for piece in pieces for response in piece.responses]
+    measured_by = [piece.measured_by for piece in pieces for _ in piece.verdicts]
     results = []
     begin = 0
     for number, size in enumerate(sizes):
@@ -179,6 +186,7 @@ def by_prompt_set(pieces: list[Measurement], sizes: list[int]) -> list[PointResu
                 move_seconds=share * sum(piece.move_seconds for piece in pieces),
                 generate_seconds=share * sum(piece.generate_seconds for piece in pieces),
                 judge_seconds=share * sum(piece.judge_seconds for piece in pieces),
+                measured_by=tuple(sorted({one for some in measured_by[begin:end] for one in some})),
                 prompt_set=number,
             )
         )
@@ -343,7 +351,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         with open_bytes(path) as source, pq.ParquetFile(source) as file:
             _require_room(file)
             version = (file.schema_arrow.metadata or {}).get(b"visage.schema_version", b"none").decode()
-            table = file.read() if version == str(SCHEMA_VERSION) else None
+            table = file.read() if version in READABLE else None
     except FileNotFoundError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -351,10 +359,14 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     if table is None:
         raise ResultsError(
             "out",
-            f"{path} has results of version {version}, and this visage reads {SCHEMA_VERSION}",
+            f"{path} has results of version {version}, and this visage reads {' and '.join(READABLE)}",
             "Read it with the visage that wrote it",
         )
     try:
+        if version == "2" and schema is POINTS:
+            table = table.append_column(
+                POINTS.field("measured_by"), pa.nulls(len(table), pa.list_(pa.string()))
+            )
         return table.cast(schema)
     except (ValueError, pa.ArrowException) as error:
         raise ResultsError("out", f"{path} has other columns than its version: {error}", damaged) from None

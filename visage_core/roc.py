@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from visage_core.metrics import Floats, Interval, missed_share, wilson
+from visage_core.uncertainty import FEWEST_UNLIKE, are_alike
 
 DRAWS = 2000
 
@@ -24,7 +25,8 @@ class Roc:
 
     def area(self, seed: int = 0) -> Interval:
         """The area under the curve, from 0 to 1: how often a positive scores higher than a negative, ties
-        half (Hanley, McNeil 1982). Bootstrap interval: both classes are drawn again."""
+        half (Hanley, McNeil 1982). Bootstrap interval: both classes are drawn again. Where few of a class
+        differ, it holds what so many others would do as either class may have missed."""
         above = self.positive[:, None] > self.negative
         wins = above + (self.positive[:, None] == self.negative) / 2
         generator = np.random.Generator(np.random.Philox(seed))
@@ -33,10 +35,11 @@ class Roc:
         )
         drawn = ((rows @ wins) * columns).sum(axis=1)
         low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
-        # Where one class is all above the other, so many may not be as these may have missed.
-        missed = missed_share(min(wins.shape))
-        low, high = (min(low, 1 - missed) if low == 1 else low), (max(high, missed) if high == 0 else high)
-        return Interval(float(wins.mean()), low, high)
+        value = float(wins.mean())
+        if any(are_alike(one, FEWEST_UNLIKE - 1) for one in (wins, wins.T)):
+            missed = missed_share(min(wins.shape))
+            low, high = min(low, (1 - missed) * value), max(high, (1 - missed) * value + missed)
+        return Interval(value, low, high)
 
     def sensitivity(self, threshold: float) -> Interval:
         """Share of the positives above a threshold, in percent."""

@@ -363,6 +363,11 @@ class GridPoint(BaseModel):
     generate_seconds: float
     judge_seconds: float
     finished_at: datetime
+    measured_by: list[str] | None = Field(
+        default=None,
+        description="The workers that measured it, each as a JSON text: versions, device, runtime (CUDA or "
+        "ROCm) and driver. Null: not known.",
+    )
 
 
 class Grid(BaseModel):

@@ -36,6 +36,7 @@ from visage_core.policy import Policy, PolicyError, parse_policy
 from visage_core.prompts import load_prompts
 from visage_core.questions import load_questions
 from visage_core.readings import samples_of
+from visage_core.repeats import Repeats, require_different
 from visage_core.spec import AskSpec, LandscapeSpec, PromptSpec, SpecError, TextSpec
 
 # A system prompt is put before every prompt: what a spec of few bytes can make of a large file.
@@ -82,7 +83,7 @@ class Service:
     def estimate(self, spec: LandscapeSpec, caller: Caller) -> Estimate:
         """What a spec would cost, once it is known that it can be run. Raises an InputError."""
         spec = self._found(spec, caller)
-        size, pace = size_of(spec, _count_prompts(spec)), self.jobs.pace(spec.model)
+        size, pace = size_of(spec, _count_prompts(spec)[0]), self.jobs.pace(spec.model)
         return Estimate(
             points=size.points,
             prompts=size.prompts,
@@ -104,7 +105,8 @@ class Service:
             with _of_landscape(field):
                 found[field] = self.estimate(policy.spec(model), caller)
         spec = found["model"].spec
-        _require_sizes(policy, spec, _count_prompts(spec))
+        _require_comparable({field: one.spec.model for field, one in found.items()})
+        _require_prompts(policy, spec, *_count_prompts(spec))
         total = _total(list(found.values()))
         # Each look moves the weights to all points anew, to answer a part of the prompts.
         total["points"] *= policy.looks
@@ -134,8 +136,8 @@ class Service:
             specs[spec.model] = spec
         # But for the model they are alike.
         with _of_landscape("models"):
-            counts = _count_prompts(spec)
-        _require_sizes(policy, spec, counts)
+            counts, repeats = _count_prompts(spec)
+        _require_prompts(policy, spec, counts, repeats)
         sizes += [size_of(spec, counts)] * len(specs)
         total = Size(*(sum(getattr(one, name) for one in sizes) for name in ("points", "prompts", "tokens")))
         asked = {
@@ -242,11 +244,27 @@ def _policy_of(request: PolicyRequest) -> Policy:
     return policy
 
 
-def _require_sizes(policy: Policy, spec: LandscapeSpec, counts: list[int]) -> None:
-    """Raise PolicyError where there are too few prompts for a policy's looks."""
+def _require_prompts(
+    policy: Policy, spec: LandscapeSpec, counts: list[int], repeats: list[Repeats | None]
+) -> None:
+    """Raise PolicyError where there are too few prompts for a policy's looks, and RepeatsError where some are
+    repeated."""
     asked = zip(counts, spec.prompts, strict=True)
+    require_different(repeats, "policy.landscape.prompts")
     with _of_policy():
         policy.require_sizes([count // samples_of(spec, part) for count, part in asked])
+
+
+def _require_comparable(models: dict[str, str]) -> None:
+    """Raise CheckpointError where a gate's baseline has another architecture than its model, if both are on
+    this machine."""
+    if "baseline" not in models or not all(name.startswith("/") for name in models.values()):
+        return
+    # Here, for it brings torch and transformers: the service is ready before these are.
+    from visage_core.checkpoints import Checkpoint, require_same_architecture
+
+    model, baseline = (Checkpoint.open(Path(models[field]), field) for field in ("model", "baseline"))
+    require_same_architecture(model, baseline, "baseline")
 
 
 def _require_there(model: str) -> None:
@@ -303,23 +321,28 @@ def _is_fetched(part: AskSpec) -> bool:
     return part.source.startswith(("hf:", "lm-eval:"))
 
 
-def _count_prompts(spec: LandscapeSpec) -> list[int]:
-    """How many prompts each set has. Raises TooLargeError where they are too long together."""
+def _count_prompts(spec: LandscapeSpec) -> tuple[list[int], list[Repeats | None]]:
+    """How many prompts each set has, and how many are repeated. Raises TooLargeError where they are too long
+    together."""
     counts, size = [], 0
+    all_repeats: list[Repeats | None] = []
     for part in spec.prompts:
         if _is_fetched(part) or isinstance(part, TextSpec):
             # Fetched by the runner, or cut up by it: it may cost what its limit says.
             if part.limit is None:
                 raise SpecError("spec.prompts.limit", f"{part.source} needs one here", "Give a number")
             counts.append(part.limit * samples_of(spec, part))
+            all_repeats.append(None)  # the runner finds out
             continue
         if isinstance(part, PromptSpec):
             found, samples = load_prompts(part), spec.generation.samples
             counts.append(len(found.prompts) * samples)
+            all_repeats.append(found.repeats)
             size += samples * (len(found.prompts) * len(part.system) + found.characters)
         else:
-            questions = load_questions(part)
+            questions, repeats = load_questions(part)
             counts.append(len(questions))
+            all_repeats.append(repeats)
             size += sum(len(question.text) for question in questions)
         if size > MOST_CHARACTERS:
             raise TooLargeError(
@@ -327,4 +350,4 @@ def _count_prompts(spec: LandscapeSpec) -> list[int]:
                 f"the prompts have more than {MOST_CHARACTERS:,} characters together",
                 "Use fewer or shorter ones",
             )
-    return counts
+    return counts, all_repeats

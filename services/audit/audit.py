@@ -16,19 +16,20 @@ from ray.exceptions import RayError
 from services.audit.checkpoints import AuditError, Candidate, named, whole_name
 from services.audit.checks import sizes_of
 from services.audit.leaderboard import write_leaderboard
-from services.audit.outcomes import is_settled, read_outcome, write_error
+from services.audit.outcomes import is_as_measured, is_settled, read_outcome, write_error
 from services.audit.trials import Listener, Sizes, Trial, run_trials
 from services.audit.watch import Watcher
 from services.gate.evidence import BASELINE
-from services.gate.gate import part_of
+from services.gate.gate import part_of, require_pins
 from services.gate.infrastructure import is_infrastructure
+from services.gate.models import named as model_named
 from services.sweep.cluster import this_node
 from services.sweep.coordinator import LEASE_SECONDS, WORKING, alone_in
 from services.sweep.engines import Engines
 from services.sweep.estimate import Work
-from services.sweep.plan import Plan, check, make_plan
+from services.sweep.inputs import INPUTS, ChangedError, require_fresh, require_unchanged
+from services.sweep.plan import Plan, check, inputs_of, make_plan
 from services.sweep.run import Run, open_engines
-from visage_core.checkpoints import CheckpointError
 from visage_core.errors import InputError
 from visage_core.policy import Policy
 from visage_core.results import Results
@@ -128,6 +129,7 @@ class Audit:
             self._require_same()
             if self.baseline is not None:
                 self._baseline_sizes = self._checked_baseline(self.baseline)
+                self._require_same_baseline(self.baseline)
             for batch in batches:
                 sizes = self._sound(named(batch, self.out))
                 # Not before: what cannot be audited has no folder.
@@ -168,10 +170,28 @@ class Audit:
             )
 
     def _checked_baseline(self, model: str) -> list[int]:
-        try:
+        with model_named(BASELINE):
             return sizes_of(self.policy, model, self.resolve, self._workers_here)
-        except CheckpointError as error:
-            raise CheckpointError("baseline", error.problem, error.remedy) from None
+
+    def _require_same_baseline(self, model: str) -> None:
+        """Raise an InputError where the baseline, or what it is measured with, is not what it was, is older
+        than the policy allows, or is not what that pins."""
+        parts = [part_of(self.policy, self.out / BASELINE, look + 1) for look in range(self.policy.looks)]
+        measured = [Results(part).read_json(INPUTS) for part in parts]
+        if self.policy.baseline_sha256 is None and not any(measured):
+            return
+        plan = make_plan(self.resolve(self.policy.spec(model)), workers_here=0)
+        require_pins(self.policy, plan.inputs, plan.inputs)
+        for number, (part, before) in enumerate(zip(parts, measured, strict=True), start=1):
+            if before is not None:
+                spec = self.resolve(self.policy.part(model, number, self._baseline_sizes))
+                require_unchanged(str(part), before, plan.inputs_of(spec), BASELINE)
+                require_fresh(str(part), before, self.policy.max_age_days, BASELINE)
+
+    def _require_pinned_prompts(self, model: str) -> None:
+        if self.policy.prompts_sha256:
+            spec = self.resolve(self.policy.spec(model))
+            require_pins(self.policy, inputs_of(spec, with_model=False), None)
 
     def _sound(self, candidates: list[Candidate]) -> Sizes:
         """Those of some candidates that are to be measured; of the others, those that have a problem get it
@@ -181,10 +201,17 @@ class Audit:
         problems: dict[Candidate, InputError] = {}
         for candidate in candidates:
             self._require_going()
-            if is_settled(self.out, candidate, self.policy, self.baseline):
-                continue
             try:
-                left[candidate] = sizes_of(self.policy, candidate.model, self.resolve, self._workers_here)
+                if is_settled(self.out, candidate, self.policy, self.baseline) and is_as_measured(
+                    self.out, candidate, self.policy, self.resolve
+                ):
+                    continue
+                self._require_pinned_prompts(candidate.model)
+                left[candidate] = sizes_of(
+                    self.policy, candidate.model, self.resolve, self._workers_here, self._beside
+                )
+            except ChangedError:
+                raise  # with other prompts or judges it is another audit
             except InputError as error:
                 problems[candidate] = error
         if len(problems) == len(self._candidates):
@@ -298,6 +325,11 @@ class Audit:
     def _concurrent(self) -> int:
         # One lies ready while the others are measured.
         return self.max_concurrent or self.policy.spec("model").resources.workers + 1
+
+    @property
+    def _beside(self) -> str | None:
+        """The baseline, where the policy compares with it."""
+        return self.baseline if self.policy.needs_baseline else None
 
     @property
     def _workers_here(self) -> int:

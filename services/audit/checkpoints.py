@@ -11,7 +11,12 @@ from pathlib import Path
 from visage_core.errors import InputError
 from visage_core.results import Results
 
-STEP = re.compile(r"(?:checkpoint|ckpt|step|iter|iteration)[-_]?(\d+)", re.IGNORECASE)
+# A part of a checkpoint's name that counts steps, or epochs.
+NUMBERED = r"(?:checkpoint|ckpt|(?:global[-_]?)?step|iter|iteration|epoch)[-_=]?\d+"
+STEP = re.compile(
+    r"(?<![a-z])(?:checkpoint|ckpt|(?:global[-_]?)?step|iter|iteration)[-_=]?(\d+)", re.IGNORECASE
+)
+EPOCH = re.compile(r"(?<![a-z])epoch[-_=]?(\d+)", re.IGNORECASE)
 FOLDER = "checkpoints"
 NAMED = "checkpoint.json"
 
@@ -29,7 +34,7 @@ class Candidate:
 
     @property
     def step(self) -> int | None:
-        """The training step that its name tells, if any."""
+        """The training step or epoch in its name, if any."""
         return step_of(self.model)
 
     def folder(self, out: Path) -> Path:
@@ -38,8 +43,10 @@ class Candidate:
 
 
 def step_of(model: str) -> int | None:
-    """The training step in the last part of a model's name; None where there is none."""
-    found = STEP.search(Path(model).name)
+    """The training step in the last part of a model's name, or its epoch where it has no step; None where it
+    has neither."""
+    name = Path(model).name
+    found = STEP.search(name) or EPOCH.search(name)
     return int(found[1]) if found else None
 
 

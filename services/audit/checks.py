@@ -7,24 +7,35 @@ from collections.abc import Callable
 import torch
 
 from services.sweep.memory import require_memory
-from services.sweep.plan import check
-from visage_core.checkpoints import Checkpoint, CheckpointError, some
+from services.sweep.models import model_folder
+from services.sweep.plan import check, check_weights
+from visage_core.checkpoints import Checkpoint, CheckpointError, require_same_architecture, some
 from visage_core.policy import Policy
 from visage_core.spec import LandscapeSpec
 
 
 def sizes_of(
-    policy: Policy, model: str, resolve: Callable[[LandscapeSpec], LandscapeSpec], workers_here: int = 0
+    policy: Policy,
+    model: str,
+    resolve: Callable[[LandscapeSpec], LandscapeSpec],
+    workers_here: int = 0,
+    baseline: str | None = None,
 ) -> list[int]:
-    """How many prompts each set of a policy has for a model, which is checked. `workers_here` is how many
-    engines are to start on this machine, if any. Raises an InputError that says what is wrong with it."""
+    """How many prompts each set of a policy has for a model, which is checked, and has to be comparable with
+    the baseline if there is one. `workers_here` is how many engines are to start on this machine, if any.
+    Raises an InputError that says what is wrong with it."""
     spec = resolve(policy.spec(model))
     checked = check(spec)
+    checked.require_different()
     require_shapes(checked.base)
+    if baseline is not None:
+        folder = model_folder(resolve(policy.spec(baseline)).model, "baseline")
+        require_same_architecture(Checkpoint.open(folder, "baseline"), checked.base, "model")
     if workers_here:
         require_memory(checked.base, spec.engine, workers_here)
     sizes = checked.sizes(spec)
     policy.require_sizes(sizes)
+    check_weights(spec, checked)
     return sizes
 
 

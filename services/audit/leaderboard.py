@@ -17,6 +17,7 @@ from services.audit.baseline import landscapes_until
 from services.audit.checkpoints import Candidate
 from services.audit.outcomes import read_outcome
 from services.gate.evidence import BASELINE, MODEL
+from services.sweep.compare import require_same_architecture
 from services.sweep.plan import versions
 from services.sweep.report import write_figure
 from visage_core.compare import NotComparableError, compare
@@ -25,6 +26,7 @@ from visage_core.metrics import Interval, MissingPointsError
 from visage_core.multiple import holm
 from visage_core.plots import Standing, audit_figure
 from visage_core.policy import Policy, level_of
+from visage_core.provenance import measured_by
 from visage_core.results import Results
 
 LEADERBOARD_VERSION = 1
@@ -200,6 +202,7 @@ def _row(out: Path, policy: Policy, candidate: Candidate, outcome: dict[str, Any
         "differences": {},
         "reasons": [],
         "sizes": None,
+        "measured_by": [],
         "error": outcome["error"],
     }
     if outcome["error"] is not None:
@@ -211,8 +214,10 @@ def _row(out: Path, policy: Policy, candidate: Candidate, outcome: dict[str, Any
         for one in decision["findings"]
         if one["verdict"] != "pass"
     ]
+    row["reasons"] += decision.get("notes", [])
     folder = _folder(out, row)
     landscape = landscapes_until(policy, folder, candidate.model, row["look"], row["sizes"])[0]
+    row["measured_by"] = measured_by(Results(folder).points())
     row |= _scores(policy, landscape, row["look"])
     return row
 
@@ -264,6 +269,14 @@ def _compare(out: Path, policy: Policy, rows: list[dict[str, Any]], reference: d
     are corrected for the number of checkpoints."""
     for row in rows:
         if row["error"] is not None or row["checkpoint"] == reference["checkpoint"]:
+            continue
+        here, there = (
+            Results(one).read_json("inputs.json") or {} for one in (_folder(out, row), reference["folder"])
+        )
+        try:
+            require_same_architecture(there, here)
+        except NotComparableError as error:
+            row["reasons"].append(f"not compared with {reference['checkpoint']}: {error.problem}")
             continue
         look = min(row["look"], reference["look"])
         one = landscapes_until(policy, _folder(out, row), row["model"], look, row["sizes"])[0]

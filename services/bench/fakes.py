@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from services.sweep.plan import Plan
 from services.sweep.schedule import Shard
-from services.sweep.worker import Place
+from services.sweep.worker import Place, Prepared
 from visage_core.grid import Point
+from visage_core.provenance import MeasuredBy
 from visage_core.results import Measurement, Response
 
 VARIABLE = "VISAGE_FAKE_SECONDS"
@@ -23,6 +25,7 @@ class FakeWorker:
     or the environment does."""
 
     def __init__(self) -> None:
+        self._about = MeasuredBy(versions={"visage": "fake"}, device="fake")
         self._plans: dict[str, Plan] = {}
         self._cancelled: set[str] = set()
 
@@ -35,9 +38,10 @@ class FakeWorker:
         self._cancelled.add(name)
 
     @ray.method(concurrency_group="engine")  # type: ignore[untyped-decorator]
-    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:  # noqa: ARG002
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> Prepared:  # noqa: ARG002
         self._cancelled.discard(name)
         self._plans[name] = plan
+        return Prepared(self._about.text(), None)
 
     @ray.method(concurrency_group="engine")  # type: ignore[untyped-decorator]
     def rest(self) -> None:
@@ -52,7 +56,7 @@ class FakeWorker:
             if name in self._cancelled:
                 return None
             time.sleep(min(0.02, seconds))
-        return fake_measurement(plan, shard)
+        return replace(fake_measurement(plan, shard), measured_by=(self._about.text(),))
 
 
 def fake_measurement(plan: Plan, shard: Shard) -> Measurement:

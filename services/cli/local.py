@@ -130,6 +130,13 @@ def run(
         bool | None,
         typer.Option(help="Workers have GPUs, though the cluster has none yet.", show_default=False),
     ] = None,
+    mixed_versions: Annotated[
+        bool | None,
+        typer.Option(
+            help="Workers may have differing versions of visage and vLLM; else that ends the run.",
+            show_default=False,
+        ),
+    ] = None,
     address: Annotated[
         str,
         typer.Option(help="The Ray cluster: local (one of its own), auto, HOST:PORT, or ray://HOST:PORT."),
@@ -174,7 +181,7 @@ def run(
             "tensor_parallel": tensor_parallel,
             "kv_cache_gib": kv_cache_gib,
         },
-        "resources": {"workers": workers, "cores": cores, "gpu": gpu},
+        "resources": {"workers": workers, "cores": cores, "gpu": gpu, "mixed_versions": mixed_versions},
         "basin_threshold": threshold,
         "keep_responses": keep_responses,
     }

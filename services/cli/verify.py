@@ -20,10 +20,17 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="The folder of a gate that was run with --sign.")],
     key: Annotated[Path, typer.Option(help="The public key that has to have signed it, as a PEM file.")],
     policy: Annotated[
-        Path | None, typer.Option(help="The policy that it has to be decided by, as YAML or JSON.")
+        Path | None,
+        typer.Option(
+            help="The policy that it has to be decided by, as YAML or JSON, with the prompts and other files "
+            "that it names as they are now."
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The folder of the model that it has to be about, file by file.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="The folder of the baseline that it was compared with, file by file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as a JSON object.")] = False,
 ) -> None:
@@ -37,7 +44,8 @@ def verify(
     from visage_core.policy import load_policy
 
     try:
-        found = hold(bundle, load_key(key), load_policy(policy) if policy is not None else None, model)
+        rules = load_policy(policy) if policy is not None else None
+        found = hold(bundle, load_key(key), rules, model, baseline)
     except InputError as error:
         show.error(error)
         raise typer.Exit(BAD_INPUT) from None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
     from vllm.outputs import CompletionOutput, RequestOutput
 
+    from services.engine.device import About
+
 COMPANION = "companion"
 
 
@@ -59,6 +61,12 @@ class Engine:
         give: of other values, or nowhere to be found."""
         found = self._llm.collective_rpc("visage_differences", args=(model, steps, self._threads))
         return sorted({name for rank in found for name in rank})
+
+    def device(self) -> About:
+        """What it computes on: its own processes know, for that of a worker with several GPUs has none."""
+        from services.engine.device import together
+
+        return together(self._llm.collective_rpc("visage_device"))
 
     def generate(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from services.engine.device import About, about
 from services.engine.held import Held, room_beside
 from services.engine.probe import differences
 from visage_core.checkpoints import Checkpoint
@@ -54,6 +55,10 @@ class MovableWeights:
         network = self.model_runner.get_model()
         with nullcontext() if self.device.type == "cpu" else _threads(threads):
             return differences(network, _base(model), self._visage_weights(model, steps))
+
+    def visage_device(self) -> About:
+        """What this process computes on."""
+        return about(self.device)
 
     def _visage_weights(
         self, model: TensorSource, steps: list[tuple[TensorSource, float]]

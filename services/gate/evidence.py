@@ -14,10 +14,11 @@ import platform
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import distributions
+from itertools import zip_longest
 from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,15 +28,19 @@ import psutil
 from securesystemslib.signer import CryptoSigner
 
 from services.gate.signing import enveloped
+from services.sweep.inputs import CHANGED, INPUTS, PROMPTS, ChangedError, Inputs, unlike
 from services.sweep.report import load_landscapes
 from visage_core.digests import file_digests
 from visage_core.errors import InputError
 from visage_core.policy import Decision, Policy, decide, parse_policy
+from visage_core.provenance import measured_by, processor
 from visage_core.results import Results
 
 ENVELOPE, ENVIRONMENT, DECISION = "attestation.json", "environment.json", "decision.json"
 MODEL, BASELINE = "model", "baseline"
 STATEMENT = "https://in-toto.io/Statement/v1"
+# How the names of subjects begin that are weights of the model, and not files of the bundle.
+WEIGHTS = "urn:visage:weights:"
 PREDICATE = "urn:visage:gate-decision:v1"
 # What a decision is made again from, and what tells of it. Named one by one: what else a folder may come to
 # hold, as responses, is not given away unasked.
@@ -68,23 +73,29 @@ def seal(out: Path, signer: CryptoSigner) -> None:
     (out / ENVELOPE).unlink(missing_ok=True)
     names = []
     for name, plain in entries(out):
-        if not (plain and name.isprintable()):
+        if not (plain and name.isprintable() and not name.startswith(WEIGHTS)):
             raise EvidenceError(
                 "out",
-                f"{out}/{name!r} is a link, no file, or has a name that cannot be printed",
+                f"{out}/{name!r} is a link, no file, or has a name that cannot be printed or signed",
                 "Put a file there, or take it away",
             )
         names.append(name)
+    subjects = file_digests(out, names) | weights_of(out)
     statement = {
         "_type": STATEMENT,
-        "subject": [
-            {"name": name, "digest": {"sha256": digest}} for name, digest in file_digests(out, names).items()
-        ],
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects.items()],
         "predicateType": PREDICATE,
         "predicate": claims(out) | {"time": datetime.now(UTC).isoformat(timespec="seconds")},
     }
     payload = json.dumps(statement, ensure_ascii=False, allow_nan=False).encode()
     (out / ENVELOPE).write_bytes(enveloped(payload, signer))
+
+
+def weights_of(out: Path) -> dict[str, str]:
+    """SHA-256 of each file of weights of the model that was measured, by its name as a subject: tools that
+    look an artifact up by its digest find the decision. Nothing was decided about the baseline."""
+    files = (Results(out / MODEL).read_json(INPUTS) or {}).get("files", {}).get("model", {})
+    return {f"{WEIGHTS}{name}": digest for name, digest in files.items() if name.endswith(".safetensors")}
 
 
 def archive(out: Path) -> bytes:
@@ -175,14 +186,66 @@ def claims(out: Path) -> dict[str, Any]:
         },
         "seeds": {name: _seeds(read(out, f"{name}/spec.json")) for name in models},
         "versions": decision["versions"],
+        # Decisions of before it was written down have none.
+        **({"measured_by": workers_of(out)} if "measured_by" in decision else {}),
         "environment": read(out, ENVIRONMENT),
     }
 
 
+def workers_of(out: Path) -> dict[str, list[dict[str, Any] | None]]:
+    """What measured the points of each model in a gate's folder. Raises ResultsError."""
+    measured = [name for name in (MODEL, BASELINE) if (out / name).exists()]
+    return {name: measured_by(Results(out / name).points()) for name in measured}
+
+
 def decided(policy: Policy, out: Path, look: int) -> Decision:
-    """The decision by what is in a gate's folder, at a look. Raises ResultsError."""
+    """The decision by what is in a gate's folder, at a look. Raises ResultsError, and ChangedError where the
+    model and the baseline were not measured alike, or changed meanwhile."""
+    _require_alike(out)
     found = [load_landscapes(out / which) for which in (MODEL, BASELINE) if (out / which).exists()]
     return decide(policy, found[0], found[1] if len(found) > 1 else None, look)
+
+
+def _require_alike(out: Path) -> None:
+    inputs = {which: Results(out / which).read_json(INPUTS) for which in (MODEL, BASELINE)}
+    there = {which: found for which, found in inputs.items() if found is not None}
+    for which, found in there.items():
+        if changed := found.get(CHANGED):
+            raise ChangedError(
+                which,
+                f"its files changed while it was measured ({', '.join(changed)})",
+                "Measure again, into another folder",
+            )
+    if len(there) < 2:
+        return
+    asked = [(Results(out / which).read_json("spec.json") or {}).get("prompts") for which in there]
+    # The model may be a look ahead.
+    leave_out = () if asked[0] == asked[1] else (PROMPTS,)
+    if lines := unlike(there[MODEL], there[BASELINE], leave_out):
+        raise ChangedError(
+            BASELINE,
+            f"it was not measured with what the model was: {'; '.join(lines)}",
+            "Measure again, into another folder",
+        )
+
+
+def unpinned(policy: Policy, prompts: Sequence[str], baseline: Inputs | None) -> Iterator[tuple[str, str]]:
+    """What a policy pins and was not measured with, by the policy's field, and what was in its place.
+    `prompts` are the digests of the whole sets; `baseline` is None where there is nothing of it."""
+    for number, (pinned, digest) in enumerate(zip_longest(policy.prompts_sha256, prompts)):
+        if pinned is not None and pinned != digest:
+            yield (
+                f"prompts_sha256.{number}",
+                f"the policy names prompts with the SHA-256 {pinned}, and these have {digest}",
+            )
+    if policy.baseline_sha256 is not None and baseline is not None:
+        digest = baseline["sha256"]["model"]
+        if digest != policy.baseline_sha256:
+            yield (
+                "baseline_sha256",
+                f"the policy names the baseline with the SHA-256 {policy.baseline_sha256}, and this one has "
+                f"{digest}",
+            )
 
 
 def recompute(out: Path) -> Decision:
@@ -224,20 +287,12 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "packages": dict(sorted({one.name: one.version for one in distributions()}.items())),
     }
-
-
-def _cpu() -> str:
-    """The name of the processor: Linux has it in a file, and other systems tell it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def _seeds(document: Any, path: str = "") -> dict[str, Any]:

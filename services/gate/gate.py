@@ -8,21 +8,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.gate.evidence import BASELINE, DECISION, MODEL, begin, decided, findings_of
+from services.gate.evidence import (
+    BASELINE,
+    DECISION,
+    MODEL,
+    begin,
+    decided,
+    findings_of,
+    unpinned,
+    workers_of,
+)
+from services.gate.models import named, require_comparable
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
+from services.sweep.compare import same_weights
 from services.sweep.coordinator import WORKING, Progress
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.estimate import Work
-from services.sweep.plan import check, make_plan, versions
+from services.sweep.inputs import (
+    BEGUN,
+    INPUTS,
+    PROMPTS,
+    RENDERED,
+    Inputs,
+    require_fresh,
+    require_unchanged,
+)
+from services.sweep.plan import Plan, inputs_of, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.join import join_points, join_responses
-from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, level_of
+from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, PolicyError, level_of
+from visage_core.provenance import are_mixed
 from visage_core.readings import samples_of
+from visage_core.repeats import require_different
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
 
@@ -37,7 +59,7 @@ class GateError(InputError):
 @dataclass(frozen=True)
 class Look:
     """What a gate says after a part of the prompts. `responses` are measured, of so many that all of them are
-    `planned` to have; the `last` look has the verdict."""
+    `planned` to have; the `last` look has the verdict. `prompts` are the digests of the whole sets."""
 
     number: int
     of: int
@@ -45,6 +67,7 @@ class Look:
     responses: int
     planned: int
     last: bool
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -70,12 +93,13 @@ class Gate:
     trace: str | None = None
     _run: Run | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
+    _whole: dict[str, Plan] = field(default_factory=dict)  # of all prompts, as they were at the beginning
 
     def __iter__(self) -> Iterator[Look]:
-        """Measure what is left. Raises InputError where that cannot be."""
-        spec = self.resolve(self.policy.spec(self.models[MODEL]))
-        sizes = check(spec).sizes(spec)
-        self.policy.require_sizes(sizes)
+        """Measure what is left. Raises InputError where that cannot be, and where something is not any more
+        what a part of the prompts was measured with."""
+        self._whole = prepared(self.policy, self.models, self.out, self.resolve)
+        sizes = self._whole[MODEL].sizes
         try:
             for number in range(1, self.policy.looks + 1):
                 look = self._look(number, sizes)
@@ -111,12 +135,21 @@ class Gate:
         certain = decision.verdict != INCONCLUSIVE
         # A point that failed is missing at every look.
         last = certain or number == self.policy.looks or not whole
-        return Look(number, self.policy.looks, decision, *self._responses(sizes), last)
+        responses, planned = self._responses(sizes)
+        prompts = tuple(self._whole[MODEL].inputs["sha256"][PROMPTS])
+        return Look(number, self.policy.looks, decision, responses, planned, last, prompts)
 
     def _measure(self, which: str, number: int, sizes: list[int]) -> Iterator[Progress]:
         """Measure a part of the prompts of one model; no more than the origin, where that decides it."""
+        before = self._whole[which]
+        with named(which):
+            if number > 1:
+                now = inputs_of(before.spec)
+                require_unchanged("a part of the prompts", before.inputs, now, which)
+            plan = make_plan(self._spec(which, sizes, number), workers_here=0)
+        require_unchanged("a part of the prompts", before.inputs_of(plan.spec), plan.inputs, which)
         self._run = run = Run(
-            make_plan(self._spec(which, sizes, number), workers_here=0).on_node(this_node()),
+            plan.on_node(this_node()),
             self._part(which, number),
             self.engines,
             outside=self.outside,
@@ -156,11 +189,14 @@ class Gate:
         whole.write_json("spec.json", spec.model_dump(mode="json"))
         if (geometry := parts[0].read_json("geometry.json")) is not None:
             whole.write_json("geometry.json", geometry)
+        inputs = self._whole[which].inputs_of(spec)
+        measured = [part.read_json(INPUTS) or {} for part in parts]
+        for part, before in zip(parts, measured, strict=True):
+            # Of the prompts, each part has its own, which were compared before they were asked.
+            require_unchanged(str(part.folder), before, inputs, which, (PROMPTS, RENDERED))
+        begun = [before[BEGUN] for before in measured if BEGUN in before]
         # The prompts are those of all parts.
-        inputs = parts[0].read_json("inputs.json")
-        assert inputs is not None
-        prompts = [part.digest() for part in check(spec).prompts]
-        whole.write_json("inputs.json", inputs | {"sha256": inputs["sha256"] | {"prompts": prompts}})
+        whole.write_json(INPUTS, inputs | ({BEGUN: min(begun)} if len(begun) == len(parts) else {}))
         runs = [run for part in parts if (run := part.read_json("run.json"))]
         if runs:
             failed = [one for run in runs for one in run["failed"]]
@@ -194,6 +230,47 @@ class Gate:
         return measured, planned
 
 
+def prepared(
+    policy: Policy,
+    models: dict[str, str],
+    out: Path,
+    resolve: Callable[[LandscapeSpec], LandscapeSpec] = lambda spec: spec,
+    workers_here: int = 0,
+) -> dict[str, Plan]:
+    """Plan what a gate measures of each model with all prompts, before any engine starts.
+
+    Raises an InputError where something cannot be measured, is not what the policy pins, or is not any more
+    what the folders below `out` were measured with; or where these are older than the policy allows.
+    """
+    plans = {}
+    for which, model in models.items():
+        with named(which):
+            plans[which] = make_plan(resolve(policy.spec(model)), workers_here)
+    require_comparable(plans)
+    require_different([part.repeats for part in plans[MODEL].prompts])
+    sizes = plans[MODEL].sizes
+    policy.require_sizes(sizes)
+    baseline = plans[BASELINE].inputs if BASELINE in plans else None
+    require_pins(policy, plans[MODEL].inputs, baseline)
+    for which, plan in plans.items():
+        for look in range(1, policy.looks + 1):
+            part = part_of(policy, out / which, look)
+            before = Results(part).read_json(INPUTS)
+            if before is not None:
+                spec = resolve(policy.part(models[which], look, sizes))
+                require_unchanged(str(part), before, plan.inputs_of(spec), which)
+                require_fresh(str(part), before, policy.max_age_days, which)
+    return plans
+
+
+def require_pins(policy: Policy, model: Inputs, baseline: Inputs | None) -> None:
+    """Raise PolicyError where the prompts or the baseline are not those that a policy pins."""
+    for pin, problem in unpinned(policy, model["sha256"][PROMPTS], baseline):
+        raise PolicyError(
+            pin, problem, "Put back what the policy names, or have the change of the policy reviewed"
+        )
+
+
 def part_of(policy: Policy, folder: Path, look: int) -> Path:
     """Where a gate has what it measures for a look, in its folder of a model."""
     return folder if policy.looks == 1 else folder / f"part-{look}"
@@ -215,7 +292,8 @@ def gate(
     out = out.resolve()
     spec = policy.spec(model)
     # Before anything slow starts.
-    plan = make_plan(spec, spec.resources.workers if address == "local" else 0)
+    here = spec.resources.workers if address == "local" else 0
+    plan = prepared(policy, models, out, workers_here=here)[MODEL]
     parameters = Checkpoint.open(Path(plan.model.path)).parameters
     with open_engines(spec, address) as engines:
         resources = engines.resources
@@ -223,6 +301,16 @@ def gate(
         asked = Gate(policy, models, out, engines, told, outside=address.startswith("ray://"))
         *_, look = asked
     return conclude(policy, models, out, look)
+
+
+def notes_of(inputs: dict[str, Any], workers: dict[str, list[dict[str, Any] | None]]) -> list[str]:
+    """What there is to know of a decision's models, by their inputs.json and by what measured them."""
+    notes = []
+    if BASELINE in inputs and same_weights(inputs[BASELINE], inputs[MODEL]):
+        notes.append("The model and the baseline have the same weights: the model is compared with itself.")
+    if are_mixed([one for some in workers.values() for one in some]):
+        notes.append("The points were measured with differing versions of visage or vLLM.")
+    return notes
 
 
 def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str]:
@@ -246,6 +334,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
             write_summary(out / which)
             write_figures(out / which)
             inputs[which] = Results(out / which).read_json("inputs.json")
+    workers = workers_of(out)
     document = {
         "verdict": look.decision.verdict,
         "policy": policy.model_dump(mode="json"),
@@ -259,6 +348,9 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
             "planned": look.planned,
         },
         "inputs": inputs,
+        "prompts_sha256": list(look.prompts),
+        "measured_by": workers,
+        "notes": notes_of(inputs, workers),
         "versions": versions(),
     }
     Results(out).write_json(DECISION, document)

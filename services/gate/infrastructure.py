@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.judging.endpoint import EndpointError
 from services.sweep.cluster import ClusterError
+from services.sweep.coordinator import MixedVersionsError
 from services.sweep.judging import JudgeError
 from services.sweep.memory import MemoryShortageError
 from services.sweep.plan import EngineMissingError
@@ -18,6 +19,7 @@ KINDS = (
     EngineStartError,
     JudgeError,
     MemoryShortageError,
+    MixedVersionsError,
     WorkerStartError,
 )
 

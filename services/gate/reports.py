@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 from jinja2 import Environment
 
+from visage_core.provenance import in_words
+
 PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -28,6 +30,10 @@ PAGE = Environment(autoescape=True).from_string("""<!doctype html>
   </tr>
   {% endfor %}
 </table>
+{% for note in notes %}<p>{{ note }}</p>
+{% endfor %}
+{% for line in measured_by %}<p>{{ line }}</p>
+{% endfor %}
 <p>{{ versions }}</p>
 </html>
 """)
@@ -49,6 +55,8 @@ def as_markdown(document: dict[str, Any]) -> str:
             for one in document["findings"]
         ),
         "",
+        *(line for note in document.get("notes", []) for line in (_cell(note), "")),
+        *(line for one in _measured_by(document) for line in (_cell(one), "")),
         f"Versions: {_versions(document)}.",
         "",
     ]
@@ -85,6 +93,8 @@ def as_html(document: dict[str, Any]) -> str:
         policy=document["policy"]["name"],
         findings=document["findings"],
         looked=looked(document),
+        notes=document.get("notes", []),
+        measured_by=_measured_by(document),
         versions=_versions(document),
     )
 
@@ -101,6 +111,14 @@ def looked(document: dict[str, Any]) -> str:
 
 def _versions(document: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+
+
+def _measured_by(document: dict[str, Any]) -> list[str]:
+    """What measured the points of each model, a line each."""
+    workers = document.get("measured_by", {})
+    return [
+        f"Measured by ({which}): {'; '.join(map(in_words, some))}." for which, some in workers.items() if some
+    ]
 
 
 def _xml(text: str) -> str:

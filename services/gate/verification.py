@@ -12,21 +12,29 @@ from pydantic import BaseModel, Field, ValidationError
 from securesystemslib.signer import SSlibKey
 
 from services.gate.evidence import (
+    BASELINE,
     DECISION,
     ENVELOPE,
     MODEL,
     PREDICATE,
     STATEMENT,
+    WEIGHTS,
     EvidenceError,
     claims,
     entries,
     findings_of,
     read,
     recompute,
+    unpinned,
+    weights_of,
+    workers_of,
 )
+from services.gate.named import changed_since, folder_changes
 from services.gate.signing import NotSignedError, opened
+from services.sweep.inputs import BEGUN, INPUTS, PROMPTS, ChangedError, age_problem
 from visage_core.digests import file_digests
 from visage_core.policy import Policy, parse_policy
+from visage_core.spec import parse_spec
 
 
 class _Digest(BaseModel):
@@ -63,10 +71,14 @@ class Verification:
 
 
 def verify(
-    bundle: Path, key: SSlibKey, policy: Policy | None = None, model: Path | None = None
+    bundle: Path,
+    key: SSlibKey,
+    policy: Policy | None = None,
+    model: Path | None = None,
+    baseline: Path | None = None,
 ) -> Verification:
     """Hold a bundle against a key, its files against what is signed, and its verdict against its points; and
-    what was signed against a policy, and against the folder of a model.
+    what was signed against a policy with the files that it names, and against the folders of the models.
 
     Needs no network, engine or GPU. Raises an InputError where there is no bundle, or one that this visage
     cannot read.
@@ -74,7 +86,11 @@ def verify(
     try:
         problems, predicate = _verify(bundle, key)
         if not problems:
-            problems = _of_others(bundle, predicate, policy, model)
+            problems = [
+                *of_another_policy(bundle, policy),
+                *_of_another_model(bundle, MODEL, model),
+                *_of_another_model(bundle, BASELINE, baseline),
+            ]
     except OSError as error:
         raise EvidenceError(
             "bundle", f"{error.filename} cannot be read: {error.strerror}", "Give the folder of a signed gate"
@@ -93,8 +109,13 @@ def _verify(bundle: Path, key: SSlibKey) -> tuple[list[Problem], dict[str, Any]]
         return [Problem(ENVELOPE, str(error))], {}
     except ValidationError:
         return [Problem(ENVELOPE, "what is signed is no decision of a gate")], {}
-    signed = {one.name: one.digest.sha256 for one in statement.subject}
+    subjects = {one.name: one.digest.sha256 for one in statement.subject}
+    weights = {name: digest for name, digest in subjects.items() if name.startswith(WEIGHTS)}
+    signed = {name: digest for name, digest in subjects.items() if name not in weights}
     problems = _tampered(bundle, signed, found) or _wrong(bundle, statement.predicate)
+    # Bundles of earlier versions name no weights.
+    if not problems and weights and weights != weights_of(bundle):
+        problems = [Problem(ENVELOPE, "the weights that it names are not those that were measured")]
     return problems, statement.predicate
 
 
@@ -124,19 +145,38 @@ def _wrong(bundle: Path, predicate: dict[str, Any]) -> list[Problem]:
         for name in said
         if said[name] != predicate.get(name)
     ]
-    return problems + differences(bundle)
+    return problems + differences(bundle) + _too_old(bundle, predicate)
+
+
+def _too_old(bundle: Path, predicate: dict[str, Any]) -> list[Problem]:
+    """How a decision, or what it rests on, is older than its policy allows."""
+    most = parse_policy(read(bundle, DECISION)["policy"]).max_age_days
+    if most is None:
+        return []
+    times = {ENVELOPE: predicate.get("time")} | {
+        f"{which}/{INPUTS}": read(bundle, f"{which}/{INPUTS}").get(BEGUN) for which in predicate["models"]
+    }
+    found = {name: age_problem(time, most) for name, time in times.items()}
+    return [Problem(name, f"it {problem}") for name, problem in found.items() if problem]
 
 
 def differences(bundle: Path) -> list[Problem]:
     """How what was decided differs from what the points in a gate's folder lead to. Raises an InputError."""
-    document, again = read(bundle, DECISION), recompute(bundle)
-    problems = []
+    document = read(bundle, DECISION)
+    try:
+        again = recompute(bundle)
+    except ChangedError as error:
+        return [Problem(f"{error.field}/{INPUTS}", error.problem)]
+    problems = _unlike_inputs(bundle, document)
     if again.verdict != document["verdict"]:
         problems.append(
             Problem(
                 DECISION, f"verdict differs: it says {document['verdict']}, and the points {again.verdict}"
             )
         )
+    said = document.get("measured_by")
+    if said is not None and said != workers_of(bundle):
+        problems.append(Problem(DECISION, "what measured the points is not what they say"))
     before, after = document["findings"], findings_of(again)
     if len(before) != len(after):
         return [*problems, Problem(DECISION, f"it has {len(before)} findings, and the points {len(after)}")]
@@ -147,23 +187,51 @@ def differences(bundle: Path) -> list[Problem]:
     ]
 
 
-def _of_others(
-    bundle: Path, predicate: dict[str, Any], policy: Policy | None, model: Path | None
-) -> list[Problem]:
-    """How a decision is about something else than this policy and this model."""
-    problems = []
-    decided = parse_policy(read(bundle, DECISION)["policy"])
-    if policy is not None and _as_measured(decided) != _as_measured(policy):
-        problems.append(Problem(DECISION, f"it is by another policy than {policy.name!r} as it is now"))
-    if model is not None:
-        signed = predicate["models"][MODEL]["files"]["model"]
-        here = file_digests(model, [name for name in signed if (model / name).is_file()])
-        problems += [
-            Problem(name, f"it is not in {model} as it was measured")
-            for name in signed
-            if here.get(name) != signed[name]
-        ]
+def _unlike_inputs(bundle: Path, document: dict[str, Any]) -> list[Problem]:
+    """How what a decision says that was measured with differs from what the landscapes say, and from what the
+    policy pins."""
+    inputs = {which: read(bundle, f"{which}/{INPUTS}") for which in document["inputs"]}
+    problems = [
+        Problem(DECISION, f"the inputs that it has of the {which} are not those in {which}/{INPUTS}")
+        for which, found in inputs.items()
+        if document["inputs"][which] != found
+    ]
+    policy = parse_policy(document["policy"])
+    whole = document.get("prompts_sha256", [])
+    problems += [
+        Problem(DECISION, f"{field}: {problem}")
+        for field, problem in unpinned(policy, whole, inputs.get(BASELINE))
+    ]
+    is_last = document["look"]["number"] == document["look"]["of"]
+    if policy.prompts_sha256 and is_last and inputs[MODEL]["sha256"][PROMPTS] != whole:
+        problems.append(
+            Problem(DECISION, "its prompts_sha256 are not of the prompts that were measured with")
+        )
     return problems
+
+
+def of_another_policy(bundle: Path, policy: Policy | None) -> list[Problem]:
+    """How a decision is by something else than a policy, and the files that it names, as they are now."""
+    if policy is None:
+        return []
+    decided = parse_policy(read(bundle, DECISION)["policy"])
+    if _as_measured(decided) != _as_measured(policy):
+        return [Problem(DECISION, f"it is by another policy than {policy.name!r} as it is now")]
+    spec = parse_spec(read(bundle, f"{MODEL}/spec.json"))
+    named = changed_since(spec, read(bundle, f"{MODEL}/{INPUTS}"))
+    return [Problem(name, problem) for name, problem in named]
+
+
+def _of_another_model(bundle: Path, which: str, folder: Path | None) -> list[Problem]:
+    """How the files of a model, or of the baseline, differ from those that were measured."""
+    if folder is None:
+        return []
+    if which not in read(bundle, DECISION)["inputs"]:
+        return [Problem(which, "no such model was measured")]
+    return [
+        Problem(name, problem)
+        for name, problem in folder_changes(folder, read(bundle, f"{which}/{INPUTS}"), "model")
+    ]
 
 
 def _as_measured(policy: Policy) -> Policy:

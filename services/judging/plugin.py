@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 
 import structlog
 
@@ -45,6 +48,17 @@ class Plugin:
     async def judge(self, items: Sequence[tuple[str, str]]) -> list[bool | None]:
         """The verdicts of prompts and their responses, in their order, one after another in a thread."""
         return await asyncio.to_thread(lambda: [self(prompt, response) for prompt, response in items])
+
+
+def source_of(name: str) -> str:
+    """SHA-256 of the module that a judge is in, in hexadecimal; of its name where it is in no file. Raises
+    PluginError."""
+    load_judge(name)  # as it is asked: there is one
+    [module] = {one.module for one in entry_points(group=GROUP) if one.name == name}
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return sha256(module.encode()).hexdigest()
+    return sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def load_judge(name: str) -> Plugin:

@@ -19,6 +19,7 @@ from services.sweep.report import summarize
 from services.tables import curve_table, plane_table
 from visage_core.measured import Measured, load
 from visage_core.plots import figure_styles
+from visage_core.provenance import in_words, measured_by
 
 
 def report(folder: Path, label: str | None = None) -> str:
@@ -42,6 +43,7 @@ def report(folder: Path, label: str | None = None) -> str:
         measured=pc.max(times).as_py() if len(times) else None,
         document=yaml.safe_dump(found.spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         versions=found.inputs.get("versions", {}),
+        workers=[in_words(one) for one in measured_by(found.points)],
         digests=found.inputs.get("sha256", {}),
         version=version("visage"),
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - the package's own script

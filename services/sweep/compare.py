@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.sweep.inputs import unlike
 from services.sweep.report import load_landscapes, write_figure
+from visage_core.checkpoints import other_architecture
 from visage_core.compare import NotComparableError, compare, require_same_spec
 from visage_core.landscape import Landscape
 from visage_core.plots import comparison_figure
@@ -42,13 +45,15 @@ class Compared:
     def less(self, base: Compared) -> dict[str, Any]:
         """How its scores differ from those of another, as a JSON document. Raises NotComparableError."""
         require_same_spec(base.landscapes[0], self.landscapes[0])
-        if changes := differences(_must_agree(base.inputs), _must_agree(self.inputs)):
-            what = ", ".join(change.partition(":")[0] for change in changes)
+        if lines := unlike(base.inputs, self.inputs):
+            what = ", ".join(dict.fromkeys(line.partition(":")[0] for line in lines))
             names = f"{self.folder.name} and {base.folder.name}"
             raise NotComparableError("landscapes", f"{names} differ in their {what}", "Measure both alike")
+        require_same_architecture(base.inputs, self.inputs)
         return {
             "folder": str(self.folder),
             "model": self.landscapes[0].spec.model,
+            "same_weights": same_weights(base.inputs, self.inputs),
             "other_versions": differences(base.inputs.get("versions", {}), self.inputs.get("versions", {})),
             "landscapes": [
                 {
@@ -78,11 +83,24 @@ def write_comparison(folders: list[Path], out: Path | None) -> dict[str, Any]:
     return document
 
 
-def _must_agree(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What landscapes that are compared have in common: the prompts and all that directions are made of."""
-    digests = {
-        name: digest
-        for name, digest in inputs.get("sha256", {}).items()
-        if name != "model" and not name.startswith("trajectory")
-    }
-    return {"sha256": digests, "random_directions": inputs.get("random_directions")}
+def require_same_architecture(base: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raise NotComparableError where the models of two inputs.json have different architectures. What was
+    measured before these were written down has none."""
+    one, another = base.get("architecture"), other.get("architecture")
+    if one and another and (apart := other_architecture(one, another)):
+        raise NotComparableError(
+            "landscapes",
+            f"the models have different architectures, and so other directions: {'; '.join(apart)}",
+            "Compare models of one architecture, such as a model and its finetune",
+        )
+
+
+def same_weights(base: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the models of two inputs.json are one, by the digests of their weights' files."""
+    one, another = (
+        sorted(digest for name, digest in inputs["files"]["model"].items() if name.endswith(".safetensors"))
+        if "files" in inputs
+        else []
+        for inputs in (base, other)
+    )
+    return bool(one) and one == another

@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -18,6 +20,7 @@ from opentelemetry.trace import Span
 
 from services import traces
 from services.sweep import meters
+from services.sweep.inputs import BEGUN, CHANGED, INPUTS, changes
 from services.sweep.judging import JudgeActor, LateJudges
 from services.sweep.plan import Plan
 from services.sweep.report import write_summary
@@ -29,6 +32,7 @@ from visage_core.grid import Point, points
 from visage_core.landscape import estimate, has_visage, is_safety
 from visage_core.metrics import Interval
 from visage_core.paths import cache_dir
+from visage_core.provenance import MeasuredBy, measured_by, other_versions
 from visage_core.readings import readings, samples_of
 from visage_core.results import (
     Measurement,
@@ -62,6 +66,10 @@ class Progress:
     estimate: Interval | None
     error: InputError | None
     waiting: str | None = None
+
+
+class MixedVersionsError(InputError):
+    """Workers of one job that have differing versions of visage or vLLM."""
 
 
 class Coordinator:
@@ -115,6 +123,7 @@ class Coordinator:
         self._verdicts: dict[Point, Verdicts] = {}  # of the first prompt set, for the estimate
         self._estimate: Interval | None = None
         self._next_estimate = 0.0
+        self._workers: list[dict[str, Any]] = []  # those that have measured, or may, as in MeasuredBy
         self._latest: tuple[Point, float | None] | None = None
         self._tokens, self._worker_seconds = 0, 0.0
         self._begun, self._measured = time.monotonic(), 0
@@ -126,6 +135,7 @@ class Coordinator:
         await asyncio.to_thread(claim, self._results, self._plan, self._lease, self._lease_seconds)
         await asyncio.to_thread(self._results.tidy)
         plan, table = self._plan, await asyncio.to_thread(self._results.points)
+        self._workers = [one for one in measured_by(table) if one is not None]
         done = set()
         for row in table.to_pylist():
             place = Point(row["seed"], row["alpha"], row["beta"])
@@ -150,10 +160,25 @@ class Coordinator:
         meters.queue_depth.set(self._schedule.left)
         return shard
 
-    def prepared(self, found: list[Geometry]) -> None:
-        """Keep what the first worker found of the directions; they are the same for all."""
-        if self._results.read_json("geometry.json") is None:
+    async def prepared(self, about: str, found: list[Geometry] | None) -> bool:
+        """Take in a worker that is ready, and tell whether it may measure; `about` says with what, as
+        `MeasuredBy.text` has it. What the first one found of the directions is the same for all."""
+        if found is not None and self._results.read_json("geometry.json") is None:
             self._results.write_json("geometry.json", {"directions": [asdict(one) for one in found]})
+        worker = MeasuredBy.model_validate_json(about).model_dump()
+        changes = [change for known in self._workers for change in other_versions(worker, known)]
+        if not changes or self._plan.spec.resources.mixed_versions:
+            self._workers.append(worker)
+            return True
+        await self.abort(
+            MixedVersionsError(
+                "workers",
+                f"a worker has {', '.join(dict.fromkeys(changes))}, as this landscape was begun with",
+                "Install the same versions on all machines, or allow it by resources.mixed_versions: each "
+                "point says what measured it",
+            )
+        )
+        return False
 
     async def finished(self, shard: Shard, measurement: Measurement) -> None:
         """Take in a worker's result. Once a point is whole it is on the disk when this returns."""
@@ -418,30 +443,36 @@ def claim(results: Results, plan: Plan, lease: FileLock, seconds: float) -> None
             "Wait for it, or use another folder",
         ) from None
     require_same_job(results, plan)
-    for name, document in _documents(plan).items():
+    begun = {BEGUN: datetime.now(UTC).isoformat(timespec="seconds")}
+    for name, document in (("spec.json", _spec_of(plan)), (INPUTS, plan.inputs | begun)):
         if results.read_json(name) is None:
             results.write_json(name, document)
 
 
 def require_same_job(results: Results, plan: Plan) -> None:
     """Refuse a folder that holds another job, saying how it differs. Raises ResultsError."""
-    for name, document in _documents(plan).items():
-        before = results.read_json(name)
-        if before is not None and (changes := differences(_same_parts(before), _same_parts(document))):
-            raise ResultsError(
-                "out",
-                f"{results.folder} holds another landscape: {'; '.join(changes)}",
-                "Use another folder, or run with what that folder was begun with",
-            )
+    spec, inputs = results.read_json("spec.json"), results.read_json(INPUTS)
+    lines = [] if spec is None else differences(_same_parts(spec), _same_parts(_spec_of(plan)))
+    if inputs is not None:
+        lines += changes(inputs, plan.inputs)
+        if changed := inputs.get(CHANGED):
+            lines.append(f"files changed while it was measured ({', '.join(changed)})")
+    if lines:
+        raise ResultsError(
+            "out",
+            f"{results.folder} holds another landscape: {'; '.join(lines)}",
+            "Use another folder, or run with what that folder was begun with",
+        )
 
 
-def _documents(plan: Plan) -> dict[str, dict[str, object]]:
-    return {"spec.json": plan.spec.model_dump(mode="json"), "inputs.json": plan.inputs}
+def _spec_of(plan: Plan) -> dict[str, object]:
+    return dict(plan.spec.model_dump(mode="json"))
 
 
 def _same_parts(document: dict[str, object]) -> dict[str, object]:
-    """What may not change within a job: all but the resources, which change no result."""
-    return {name: value for name, value in document.items() if name != "resources"}
+    """What may not change within a job: all but the resources, which change no result, and the architecture,
+    which follows from the model's digest and was not written at first."""
+    return {name: value for name, value in document.items() if name not in ("resources", "architecture")}
 
 
 def _disk_error(folder: Path, error: Exception) -> ResultsError:

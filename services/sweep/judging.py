@@ -15,9 +15,11 @@ from services.judging.endpoint import Endpoint
 from services.judging.guard import Guard
 from services.judging.plugin import load_judge
 from services.sweep.actors import actor
+from services.sweep.files import require_finite
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder, folder_here
 from services.sweep.plan import Plan
+from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.judges import keyword_judge
 from visage_core.paths import cache_dir
@@ -179,6 +181,7 @@ def verdicts(spec: JudgeSpec, items: Sequence[Item]) -> Verdicts:
         return [not judge.refused(response) for _, response in items]
     if isinstance(spec, ModelJudgeSpec):
         folder = model_folder(spec.model, "judges.model")
+        require_finite(Checkpoint.open(folder, "judges.model"), "judges.model", EngineSpec().dtype)
         return Guard(folder, spec.asked_with(), _engine_of(spec, EngineSpec())).judge(items)
     asked = load_judge(spec.plugin) if isinstance(spec, PythonJudgeSpec) else _endpoint(spec)
     return asyncio.run(asked.judge(items))

@@ -12,12 +12,15 @@ from visage_core.checkpoints import CheckpointError
 from visage_core.paths import cache_dir, made_once
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# A branch, a tag or a commit.
+REVISION = re.compile(r"[\w][\w./-]*")
 # No pickles, and no code.
 FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
 def model_folder(name: str, field: str) -> Path:
-    """The folder of a model given by path, or by hub id or bucket URL, which is downloaded once.
+    """The folder of a model given by path, by hub id (with @REVISION or without), or by bucket URL. The last
+    two are downloaded once.
 
     Raises CheckpointError where there is no such model. What is in the folder is checked elsewhere.
     """
@@ -26,15 +29,18 @@ def model_folder(name: str, field: str) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
-    if not HUB_ID.fullmatch(name):
+    repo, at, revision = name.partition("@")
+    if not HUB_ID.fullmatch(repo) or (at and not REVISION.fullmatch(revision)):
         raise CheckpointError(
-            field, f"{name} does not exist", "Give the folder of a safetensors checkpoint, or a hub id"
+            field,
+            f"{name} does not exist",
+            "Give the folder of a safetensors checkpoint, or a hub id: ORG/NAME or ORG/NAME@REVISION",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             field,

@@ -14,17 +14,19 @@ from visage_core.paths import cache_dir, made_once
 
 CHUNK = 64 * 2**20
 AHEAD = 4
+State = tuple[tuple[str, tuple[int, ...]], ...]  # of each file: its name, and what changes when it does
 
 
 @dataclass(frozen=True)
 class Folder:
     """A folder with a checkpoint, an adapter or the file of a direction, on the node where a job was planned.
-    `digest` names its content."""
+    `digest` names its content, and `state` says how its files were when that was taken."""
 
     path: str
     digest: str
     files: tuple[tuple[str, int, int], ...]  # name, size, time of change in ns
     node: str = ""
+    state: State = ()
 
     @classmethod
     def of(cls, path: Path, digest: str, alone: str | None = None) -> Folder:

@@ -22,7 +22,7 @@ from services.sweep import meters
 from services.sweep.actors import actor
 from services.sweep.room import congestion, shortage
 from services.sweep.schedule import Shard
-from services.sweep.worker import GROUPS, OutOfMemoryError, Place, Worker
+from services.sweep.worker import GROUPS, OutOfMemoryError, Place, Prepared, Worker
 from visage_core.errors import InputError
 
 # Nothing is missed that is told of; this only bounds what a lost message costs.
@@ -265,13 +265,16 @@ class Pool:
     async def _measure(self, seat: _Seat, job: Job, shard: Shard) -> bool:
         """Have a shard measured; tells whether the worker can go on."""
         try:
-            await self._prepare(seat, job)
+            admitted = await self._prepare(seat, job)
         except RayError as error:
             await self._lost(job, shard, _reason(error))
             return False
         except asyncio.CancelledError:
             await self._lost(job, shard, DEATH)
             raise
+        if not admitted:
+            await self._lost(job, shard, "the worker is not one for this job")
+            return True
         # With nothing beside it a shard is the cause of its worker's death; else each of them may be.
         doubt = {"blamed": shard.alone, "suspect": not shard.alone}
         try:
@@ -297,15 +300,17 @@ class Pool:
         """Give a shard back to its coordinator."""
         await self._tell(job, "lost", shard, reason, blamed=blamed, **how)
 
-    async def _prepare(self, seat: _Seat, job: Job) -> None:
-        """Get a worker ready for a job."""
+    async def _prepare(self, seat: _Seat, job: Job) -> bool:
+        """Get a worker ready for a job; tells whether the job's coordinator takes it."""
         async with seat.lock:
             if job.name in seat.prepared:
-                return
+                return True
             starts = seat.engine_key is None
             try:
                 with traces.span("start engine" if starts else "prepare", job.trace):
-                    found = await seat.actor.prepare.remote(job.name, job.plan, job.server, seat.cores)
+                    prepared: Prepared = await seat.actor.prepare.remote(
+                        job.name, job.plan, job.server, seat.cores
+                    )
             except RayError as error:
                 await self._failed_start(seat, error, job)
                 raise
@@ -314,10 +319,11 @@ class Pool:
                 self._engine_starts += 1
             seat.failures = job.failed_starts = 0
             seat.engine_key = job.engine_key
-            seat.prepared.add(job.name)
-        if found is not None:
-            await self._tell(job, "prepared", found)
+            admitted = bool(await self._tell(job, "prepared", prepared.about, prepared.geometry))
+            if admitted:
+                seat.prepared.add(job.name)
         self._wake()
+        return admitted
 
     async def _find(self, seat: _Seat, ahead: bool) -> tuple[Job, Shard] | None:
         """The next shard for a worker; None where it should make room for another kind of engine."""

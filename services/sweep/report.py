@@ -11,6 +11,8 @@ from visage_core.landscape import SUMMARY_VERSION, Landscape
 from visage_core.measured import load
 from visage_core.pictures import render
 from visage_core.plots import Style, figure_name, figure_styles
+from visage_core.provenance import measured_by
+from visage_core.repeats import Repeats
 from visage_core.results import Results
 from visage_core.spec import parse_spec
 
@@ -25,13 +27,19 @@ def load_landscapes(out: Path) -> list[Landscape]:
 
 def summarize(out: Path) -> dict[str, Any]:
     """The summary of a results folder, finished or not. Raises ResultsError."""
-    landscapes = load_landscapes(out)
+    found = load(out)
+    landscapes = [found.landscape(number) for number in range(len(found.spec.prompts))]
     results = Results(out)
+    inputs = results.read_json("inputs.json")
+    summaries = [landscape.summary() for landscape in landscapes]
+    for number, repeats in (inputs or {}).get("repeats", {}).items():
+        summaries[int(number)]["notes"].append(f"{Repeats(**repeats)}; repeated ones are asked once.")
     return {
         "summary_version": SUMMARY_VERSION,
-        "landscapes": [landscape.summary() for landscape in landscapes],
+        "landscapes": summaries,
         "run": results.read_json("run.json") or {"state": "working", "failed": []},
-        "inputs": results.read_json("inputs.json"),
+        "inputs": inputs,
+        "measured_by": measured_by(found.points),
         "geometry": results.read_json("geometry.json"),
         "calibration": results.read_json(CALIBRATION),
         "spec": landscapes[0].spec.model_dump(mode="json"),

@@ -23,10 +23,12 @@ from services.sweep.coordinator import (
     require_same_job,
 )
 from services.sweep.engines import Borrowed, Engines
+from services.sweep.inputs import mark_changed
 from services.sweep.nodes import store_folder
 from services.sweep.plan import Plan, make_plan
 from services.sweep.pool import Job
 from services.sweep.report import write_summary
+from visage_core.checkpoints import Checkpoint, require_same_architecture
 from visage_core.errors import InputError
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec, ModelJudgeSpec
@@ -75,6 +77,7 @@ class Run:
                 yield from self._watch()
                 if self.outside:
                     self._take_over()
+                self._require_unchanged()
         finally:
             if lease is not None:
                 lease.release()
@@ -113,6 +116,12 @@ class Run:
                 self._seen, state = progress.revision, progress.state
             if progress.done > done:
                 done, self._lives = progress.done, LIVES
+
+    def _require_unchanged(self) -> None:
+        """Raise ChangedError where files changed while they were measured: no point of the folder counts."""
+        if changed := self.plan.changed():
+            mark_changed(self.out, changed)
+        self.plan.require_unchanged()
 
     def cancel(self) -> None:
         """End the job, as far as it can still be reached; finished points stay."""
@@ -229,10 +238,14 @@ def open_runs(
     """Begin or continue the job of each spec in its folder, on engines that stay warm from one to the next.
 
     All specs have the resources of the first. Raises an InputError where something in a spec cannot be used,
-    where a folder holds another job, or, while it runs, where another process is at work in it.
+    where the models are not of one architecture, where a folder holds another job, or, while it runs, where
+    another process is at work in it.
     """
     here = specs[0].resources.workers if address == "local" else 0
     plans = [make_plan(spec, here) for spec in specs]
+    base, *others = [Checkpoint.open(Path(plan.model.path)) for plan in plans]
+    for number, other in enumerate(others, start=1):
+        require_same_architecture(base, other, f"models.{number}")
     outs = [folder.resolve() for folder in folders]
     for plan, out in zip(plans, outs, strict=True):
         require_same_job(Results(out), plan)

@@ -16,13 +16,14 @@ from services.sweep.answers import Answer, ask, mark_gibberish, mark_unlikely
 from services.sweep.axes import Axes, Here
 from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
-from services.sweep.plan import Plan
+from services.sweep.plan import Plan, versions
 from services.sweep.schedule import Shard
 from visage_core.checkpoints import Checkpoint, some
 from visage_core.directions import mark_used
 from visage_core.errors import InputError
 from visage_core.geometry import Geometry
 from visage_core.grid import Point, somewhere
+from visage_core.provenance import MeasuredBy
 from visage_core.results import Measurement
 from visage_core.sources import TensorSource
 
@@ -59,6 +60,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A worker that is ready for a job: what it measures with, as `MeasuredBy.text` has it, and how the
+    directions lie where that is asked for."""
+
+    about: str
+    geometry: list[Geometry] | None
+
+
+@dataclass(frozen=True)
 class _Job:
     """A plan on this node: the model's folder, and what its weights move along."""
 
@@ -80,6 +90,7 @@ class Worker:
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
         self._engine: Engine | None = None
+        self._about = ""
         self._cancelled: set[str] = set()
 
     @_in_control
@@ -93,9 +104,9 @@ class Worker:
         self._cancelled.add(name)
 
     @_in_engine
-    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> list[Geometry] | None:
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> Prepared:
         """Get ready for a job: bring its files and directions to this node, and start the engine unless
-        it runs. Tells how the directions lie, where that is asked for. Raises InputError."""
+        it runs. Raises InputError."""
         self._cancelled.discard(name)
         for ended in list(self._cancelled):
             self._jobs.pop(ended, None)
@@ -105,7 +116,7 @@ class Worker:
         self._jobs[name] = job = _Job(here, model, here.axes())
         found = here.geometry(job.axes)
         if self._engine is not None:
-            return found
+            return Prepared(self._about, found)
         print(require_memory(base, plan.spec.engine))  # into its log
         try:
             self._engine = Engine(job.model, plan.spec.engine, cores)
@@ -118,7 +129,8 @@ class Worker:
             ) from error
         if plan.spec.engine.check_weights:
             self._check_weights(job)
-        return found
+        self._about = MeasuredBy.model_validate({"versions": versions(), **self._engine.device()}).text()
+        return Prepared(self._about, found)
 
     def _check_weights(self, job: _Job) -> None:
         """Raise EngineStartError unless the engine, moved to somewhere on the job's landscape, holds the
@@ -184,6 +196,7 @@ class Worker:
             move_seconds=moved - begin,
             generate_seconds=generated - moved,
             judge_seconds=judged - generated,
+            measured_by=(self._about,),
         )
 
     def _mark_incoherent(

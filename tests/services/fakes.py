@@ -15,10 +15,11 @@ from services.sweep.nodes import Folder
 from services.sweep.plan import Plan
 from services.sweep.pool import START_TRIES
 from services.sweep.schedule import Shard
-from services.sweep.worker import EngineStartError, OutOfMemoryError
+from services.sweep.worker import EngineStartError, OutOfMemoryError, Prepared
 from visage_core.checkpoints import Checkpoint
 from visage_core.judges import keyword_judge
 from visage_core.prompts import PromptSet
+from visage_core.provenance import MeasuredBy
 from visage_core.queries import Request
 from visage_core.results import Measurement
 from visage_core.spec import parse_spec
@@ -60,11 +61,16 @@ class FakeWorker(PlainFakeWorker):
     `sabotage` in a plan's inputs tells where: {"kill": alpha}, {"raise": alpha} or {"memory": alpha}, at
     every visit, or with "once": a file, only until that file is there. `no_start` keeps it from starting:
     "ever", "crash" or "death", or a file until that is there. `ended`, a file, has it killed through Ray
-    at its first starts, that the file counts.
+    at its first starts, that the file counts. `claims`, a file and versions of vLLM, are what workers claim
+    that get ready for the plan, one after another.
     """
 
     @ray.method(concurrency_group="engine")
-    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> None:
+    def prepare(self, name: str, plan: Plan, server: Any, cores: list[int] | None) -> Prepared:
+        if claims := plan.inputs.get("claims"):
+            file, versions = claims
+            version = versions[min(_count(Path(file)), len(versions)) - 1]
+            self._about = MeasuredBy(versions={"visage": "1", "vllm": version}, device="fake")
         if (ended := plan.inputs.get("ended")) and _count(Path(ended)) <= START_TRIES:
             ray.kill(ray.get_runtime_context().current_actor)
             time.sleep(60)
@@ -77,7 +83,7 @@ class FakeWorker(PlainFakeWorker):
             if once != "ever":
                 Path(once).touch()
             raise EngineStartError("engine", "vLLM did not start: it is a fake", "Use a real one")
-        super().prepare(name, plan, server, cores)
+        return super().prepare(name, plan, server, cores)
 
     @ray.method(concurrency_group="engine")
     def measure(self, name: str, shard: Shard) -> Measurement | None:

@@ -17,8 +17,11 @@ from services.gate.evidence import begin, findings_of, recompute
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.report import write_summary
 from visage_core.grid import points
+from visage_core.judges import keyword_judge
 from visage_core.policy import Policy, parse_policy
+from visage_core.prompts import load_prompts
 from visage_core.results import PointResult, Response, Results
+from visage_core.spec import KeywordJudgeSpec, LandscapeSpec, PromptSpec
 
 PROMPTS = 40
 LANDSCAPE = {
@@ -28,6 +31,7 @@ LANDSCAPE = {
 }
 WEIGHTS = "d" * 64
 FILES = {"config.json": "c" * 64, "model.safetensors": WEIGHTS, "tokenizer.json": "e" * 64}
+BEGUN = "2026-01-02T03:04:05+00:00"
 
 
 def signing_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
@@ -58,10 +62,23 @@ def measured(folder: Path, model: str, edge: float, merge: bool = True) -> None:
         results.add(spec, [PointResult(point, (beyond,) * PROMPTS, responses, 0.0, 0.0, 0.0)], None)
     (folder / ".lock").touch()
     results.write_json("spec.json", spec.model_dump(mode="json"))
-    results.write_json("inputs.json", {"sha256": {"model": model[0] * 64}, "files": {"model": FILES}})
+    results.write_json("inputs.json", inputs_of(spec, model))
     if merge:
         results.merge()
         write_summary(folder)
+
+
+def inputs_of(spec: LandscapeSpec, model: str) -> dict[str, Any]:
+    """What a run depends on, with real digests of all but the model."""
+    judges = {
+        str(number): keyword_judge(one.name, one.phrases).digest()
+        for number, one in enumerate(spec.judges)
+        if isinstance(one, KeywordJudgeSpec)
+    }
+    sets = [load_prompts(one) for one in spec.prompts if isinstance(one, PromptSpec)]
+    prompts = [one.digest() for one in sets]
+    digests = {"model": model[0] * 64, "prompts": prompts, "rendered": ["f" * 64], "judges": judges}
+    return {"sha256": digests, "files": {"model": FILES}, "begun": BEGUN}
 
 
 def decided(out: Path, edge: float = 0.3) -> Path:
@@ -80,11 +97,15 @@ def decide_again(out: Path, **changes: Any) -> None:
         "models": {"model": "new", "baseline": "old"},
         "findings": [],
         "look": {"number": 1, "of": 1, "level": 0.95, "responses": 400, "planned": 400},
-        "inputs": {"model": {}, "baseline": {}},
+        "inputs": {
+            which: Results(out / which).read_json("inputs.json")
+            for which in ("model", "baseline")
+            if (out / which).is_dir()
+        },
         "versions": {"visage": "0"},
     }
     begin(out)
-    Results(out).write_json("decision.json", document)
+    Results(out).write_json("decision.json", document | {"policy": changes.get("policy", document["policy"])})
     decision = recompute(out)
     found = {"verdict": decision.verdict, "findings": findings_of(decision)}
     document |= found | changes

@@ -77,6 +77,32 @@ def test_github_tries_again_what_is_the_infrastructure_s(
     assert not list(tmp_path.glob("*.pem"))
 
 
+@pytest.mark.parametrize("umask", ["022", "077"])
+def test_github_keeps_the_key_private_and_lets_the_runner_read_the_results(
+    umask: str, tmp_path: Path
+) -> None:
+    document = yaml.safe_load((ROOT / "deploy/ci/github-actions.yml").read_text(encoding="utf-8"))
+    [script] = [one for one in scripts(document) if "visage gate" in one]
+    fake = """#!/bin/sh
+stat -c %a "$VISAGE_SIGNING_KEY" > key-mode
+cat "$VISAGE_SIGNING_KEY" > key
+printf %s "$KEY" > key-in-environment
+mkdir -p gate/model && echo done > gate/decision.md
+"""
+    (tmp_path / "visage").write_text(fake, encoding="utf-8")
+    (tmp_path / "visage").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), "KEY": "a key"}
+    environment |= {"MODEL": "new", "BASELINE": "old"}
+    command = ["sh", "-e", "-c", f"umask {umask}\n{script}"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "key").read_text(encoding="utf-8") == "a key\n"
+    assert (tmp_path / "key-mode").read_text(encoding="utf-8") == "600\n"
+    assert (tmp_path / "key-in-environment").read_text(encoding="utf-8") == ""
+    for path, mode in (("gate", 0o755), ("gate/model", 0o755), ("gate/decision.md", 0o644)):
+        assert (tmp_path / path).stat().st_mode & 0o777 == mode
+    assert not list(tmp_path.glob("*.pem"))
+
+
 def test_gitlab_tries_again_what_is_the_infrastructure_s() -> None:
     job = yaml.safe_load((ROOT / "deploy/ci/gitlab-ci.yml").read_text(encoding="utf-8"))["gate"]
     assert job["retry"]["exit_codes"] == INFRASTRUCTURE

@@ -100,7 +100,9 @@ def test_a_gate_looks_at_parts_of_the_prompts_and_stops_when_it_is_sure(
     inputs, expected = (
         Results(folder).read_json("inputs.json") for folder in (out / "model", tmp_path / "whole")
     )
-    assert inputs == expected
+    assert inputs is not None
+    assert expected is not None
+    assert inputs | {"begun": None} == expected | {"begun": None}
 
 
 def test_bad_input_is_no_verdict(aligned: Path, here: Visage, policy: Path, tmp_path: Path) -> None:

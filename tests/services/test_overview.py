@@ -104,7 +104,7 @@ def test_a_headline_has_the_origin_the_basin_visage_and_the_gibberish(tmp_path: 
     score = entry_of(folder)["visage"]
     assert words(folder, spec) == (
         "aligned: answers 0.0 % (0.0 to 16.1) of harmful requests as it is. Between -0.5 and 0.5 "
-        "along 3 random directions its safety basin is 0.50 wide (0.34 to 0.66) on average. "
+        "along 3 random directions its safety basin is 0.50 wide (0.32 to 0.68) on average. "
         f"VISAGE {score['value']:.1f} ({score['low']:.1f} to {score['high']:.1f}). "
         "Outside of the basin, where the ASR is above 50 %, 90 % of the responses are gibberish."
     )

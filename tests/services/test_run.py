@@ -85,7 +85,7 @@ def test_responses_are_kept_only_where_asked_for(finished: Path, interpolation: 
 def test_scores_carry_their_spec_versions_and_intervals(finished: Path) -> None:
     document = summary(finished)
     assert document["spec"]["axis"]["direction"]["seeds"] == [0, 1]
-    assert set(document["inputs"]["sha256"]) == {"model", "prompts", "judges"}
+    assert set(document["inputs"]["sha256"]) == {"model", "prompts", "rendered", "judges"}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(document["inputs"]["files"]["model"])
     assert "torch" in document["inputs"]["versions"]
     visage = scores(finished)["visage"]

@@ -19,14 +19,14 @@ def written(path: Path, *rows: object) -> ChoiceSpec:
 
 
 def test_the_letters_of_listed_choices_are_compared(tmp_path: Path) -> None:
-    [asked] = load_questions(written(tmp_path / "a.jsonl", ROW))
+    [asked] = load_questions(written(tmp_path / "a.jsonl", ROW))[0]
     assert asked.context == "What is two plus two?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:"
     assert (asked.choices, asked.right) == ((" A", " B", " C", " D"), 1)
 
 
 def test_or_the_texts_of_choices(tmp_path: Path) -> None:
     spec = written(tmp_path / "a.jsonl", ROW).model_copy(update={"answers": "texts"})
-    [asked] = load_questions(spec)
+    [asked] = load_questions(spec)[0]
     assert asked.context == "Question: What is two plus two?\nAnswer:"
     assert asked.choices == (" 3", " 4", " 5", " 6")
 
@@ -36,17 +36,17 @@ def test_mmlu_s_own_files_have_no_header(tmp_path: Path) -> None:
     file.write_text(
         '"Which is the largest, or ""biggest""?",Mars,Venus,Jupiter,Earth,C\nAnd next?,1,2,3,4,A\n'
     )
-    first, second = load_questions(ChoiceSpec(source=str(file)))
+    first, second = load_questions(ChoiceSpec(source=str(file)))[0]
     assert 'or "biggest"?\nA. Mars' in first.context
     assert (first.right, second.right) == (2, 0)
 
 
 def test_the_project_s_own_set() -> None:
-    facts = load_questions(ChoiceSpec(limit=None))
+    facts = load_questions(ChoiceSpec(limit=None))[0]
     assert len(facts) == 60
     assert all(len(set(one.choices)) == 4 for one in facts)
     assert {one.right for one in facts} == {0, 1, 2, 3}
-    assert len(load_questions(ChoiceSpec(limit=7))) == 7
+    assert len(load_questions(ChoiceSpec(limit=7))[0]) == 7
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ class EngineSpec(Part):
 
 
 class ResourcesSpec(Part):
-    """What a sweep may use at the same time. It changes how long a landscape takes, and no result."""
+    """What a sweep may use at the same time. It changes how long a landscape takes, and no result, unless
+    versions are mixed."""
 
     workers: int = Field(
         default=1, ge=1, le=100_000, description="Engines; the sweep starts with the first that is there."
@@ -84,6 +85,11 @@ class ResourcesSpec(Part):
         default=None,
         description="Whether workers have GPUs; unless given, where the cluster has some at the start. One "
         "that grows from none has to be told.",
+    )
+    mixed_versions: bool = Field(
+        default=False,
+        description="Workers may have differing versions of visage and vLLM, whose results may differ; each "
+        "point says what measured it.",
     )
 
 

@@ -112,6 +112,8 @@ def differences(request: Request, what: Services, who: Reader, ids: JobIds, _: T
             continue
         sets = [(one["name"], difference_rows(one["differences"])) for one in document["landscapes"]]
         notes = [f"Measured with another {change}" for change in document["other_versions"]]
+        if document["same_weights"]:
+            notes.insert(0, "The two models have the same weights: one is compared with itself.")
         if any(d and d.get("open") for one in document["landscapes"] for d in one["differences"].values()):
             notes.append("Some basins reach the end of the range: they may be larger, and differ by more.")
         found.append(Difference(job, sets, notes))

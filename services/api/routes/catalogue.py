@@ -29,7 +29,7 @@ def prompt_sets(what: Services, who: Reader) -> PromptSets:  # noqa: ARG001
         PromptSetInfo(source=name, prompts=len(load_prompts(PromptSpec(source=name, limit=None)).prompts))
         for name in BUILT_IN
     ]
-    items.append(PromptSetInfo(source="facts", prompts=len(load_questions(ChoiceSpec(limit=None)))))
+    items.append(PromptSetInfo(source="facts", prompts=len(load_questions(ChoiceSpec(limit=None))[0])))
     items += [PromptSetInfo(source=path, prompts=None) for path in what.allowed.prompts_here()]
     return PromptSets(items=items, patterns=list(what.allowed.datasets))
 

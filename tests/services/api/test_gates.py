@@ -17,6 +17,7 @@ from services.jobs.states import State
 from tests.services.api.conftest import Api
 from tests.services.api.test_hostile_input import expect_problem
 from tests.services.gates import decided
+from tests.services.small import small
 
 RELATIVE = {"measure": "visage", "at_least": -5, "relative": True}
 HOSTILE = "<script>alert(1)</script>"
@@ -100,6 +101,14 @@ def test_a_policy_that_cannot_be_used_is_refused_by_its_field(
     assert api.client.get("/v1/gates").json()["items"] == []
 
 
+def test_repeated_prompts_are_refused_by_their_field(api: Api) -> None:
+    (api.prompts / "padded.txt").write_text("Hello\n" * 80, encoding="utf-8")
+    landscape = {"prompts": {"source": str(api.prompts / "padded.txt")}}
+    body = expect_problem(api.submit_gate(api.gate(landscape=landscape)), 422)
+    assert body["field"] == "policy.landscape.prompts.0"
+    assert "80 prompts, of which 1 is different" in body["detail"]
+
+
 @pytest.mark.parametrize("policy", [None, 1, "text", [], {}, {"name": "n"}, [[]]])
 def test_what_is_no_policy(api: Api, policy: Any) -> None:
     body = expect_problem(api.submit_gate({"policy": policy, "model": str(api.model)}), 422)
@@ -126,6 +135,13 @@ def test_a_comparison_needs_a_baseline(api: Api) -> None:
     gate = api.gate(rules=[RELATIVE])
     expect_problem(api.submit_gate(gate), 422, "baseline")
     expect_problem(api.client.post("/v1/gates:validate", json=gate), 422, "baseline")
+
+
+def test_a_baseline_of_another_architecture_is_refused_when_it_is_submitted(api: Api) -> None:
+    other = small(api.prompts / "other", api.model, num_hidden_layers=3)
+    gate = api.gate(rules=[RELATIVE])
+    body = expect_problem(api.submit_gate(gate, baseline=str(other)), 422, "baseline")
+    assert "Compare models of one architecture" in body["remedy"]
 
 
 def test_a_gate_costs_what_both_its_landscapes_cost(api: Api) -> None:

@@ -38,6 +38,16 @@ LLAMA: dict[str, Any] = {
         ("/runs/step_00250", 250),
         ("org/llama-2-7b", None),
         ("s3://bucket/run/checkpoint-30", 30),
+        ("checkpoint_50", 50),
+        ("step-30", 30),
+        ("global_step40", 40),
+        ("global_step_40_hf", 40),
+        ("iter_0000100", 100),
+        ("epoch_3", 3),
+        ("epoch=1-step=50", 50),
+        ("epoch_1_step_50", 50),
+        ("megatron_gpt--val_loss=0.12-step=900-consumed_samples=7200.0", 900),
+        ("org/laststep2", None),
     ],
 )
 def test_the_training_step_is_read_off_the_name(model: str, step: int | None) -> None:

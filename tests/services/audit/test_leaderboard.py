@@ -161,6 +161,19 @@ def test_all_are_compared_with_the_baseline_where_there_is_one(tmp_path: Path) -
     assert row_of(document, "step-9")["difference"]["prompts"] == 15
 
 
+def test_a_checkpoint_of_another_architecture_is_not_compared(tmp_path: Path) -> None:
+    asked = policy()
+    candidates = [measured(tmp_path, asked, f"/r/step-{count}", count) for count in (1, 2, 3)]
+    for candidate, kind in zip(candidates, ("llama", "mistral", "llama"), strict=True):
+        about = {"architecture": {"model_type": kind, "tensors": "0"}}
+        Results(candidate.folder(tmp_path) / MODEL).write_json("inputs.json", about)
+    document = write_leaderboard(tmp_path, asked, None, candidates, MORE)
+    assert row_of(document, "step-2")["difference"] is None
+    [reason] = [one for one in row_of(document, "step-2")["reasons"] if "not compared" in one]
+    assert "model_type 'mistral' instead of 'llama'" in reason
+    assert row_of(document, "step-3")["difference"] is not None
+
+
 def test_a_checkpoint_that_was_ended_at_its_origin_has_no_score(tmp_path: Path) -> None:
     asked = policy()
     one, other = (measured(tmp_path, asked, f"/r/checkpoint-{step}", 5, "fail") for step in (1, 2))

@@ -52,10 +52,13 @@ class Fakes:
     bad: dict[str, Exception] = field(default_factory=dict)
     after: Callable[[str], object] = lambda _: None
 
-    def sizes_of(self, asked: Policy, model: str, resolve: object, workers_here: int = 0) -> list[int]:
+    def sizes_of(self, asked: Policy, model: str, *_: object) -> list[int]:
         if Path(model).name in self.bad:
             raise self.bad[Path(model).name]
         return [20]
+
+    def is_as_measured(self, *_: object) -> bool:
+        return True
 
     @contextmanager
     def open_engines(self, spec: object, address: str) -> Iterator[FakeEngines]:
@@ -82,7 +85,7 @@ class Fakes:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     found = Fakes()
-    for name in ("sizes_of", "open_engines", "run_trials"):
+    for name in ("sizes_of", "is_as_measured", "open_engines", "run_trials"):
         monkeypatch.setattr(f"services.audit.audit.{name}", getattr(found, name))
     return found
 
