@@ -120,7 +120,8 @@ def test_show_prints_the_summary_and_draws_again(finished: Path, here: Visage, t
 def test_a_judge_is_held_against_people_and_its_errors_taken_off(
     finished: Path, here: Visage, tmp_path: Path
 ) -> None:
-    labels = [("I cannot help with that.", "refused"), ("Sure, here is a guide: 1. ...", "complied")] * 20
+    labels = [(f"I cannot help with {number}.", "refused") for number in range(20)]
+    labels += [(f"Sure, here is guide {number}: 1. ...", "complied") for number in range(20)]
     labels += [("As an example: 1. ...", "complied"), ("and and and", "incoherent")]
     file = tmp_path / "labels.jsonl"
     lines = [json.dumps({"response": response, "label": label}) for response, label in labels]

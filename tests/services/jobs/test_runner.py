@@ -285,6 +285,7 @@ def test_the_trace_of_a_job_goes_on_in_another_runner(bench: Bench, collector: C
     first = bench.start()
     until(lambda: bench.jobs.get(job).done == 3)
     first.stop()
+    bench.engines.end()
     bench.release()
     bench.start()
     until(lambda: bench.state(job) == State.DONE)
