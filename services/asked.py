@@ -18,7 +18,7 @@ from services.jobs.states import State
 from services.jobs.storage import LOCK
 from services.sweep.coordinator import alone_in
 from visage_core.errors import InputError
-from visage_core.policy import Policy, parse_policy
+from visage_core.policy import Policy, recorded_policy
 from visage_core.results import Results, write_whole
 
 REQUEST = "request.json"
@@ -188,7 +188,7 @@ def _wrong(policy: Policy, folder: Path, document: dict[str, Any]) -> str | None
         return "it is about other models"
     if MODEL not in document["inputs"]:
         return "it does not tell which files the model had"
-    if not is_by(policy, parse_policy(document["policy"])):
+    if not is_by(policy, recorded_policy(document["policy"])):
         return f"it is by another policy than {policy.name!r}"
     claims(folder)  # raises where it could not be signed
     return next((one.problem for one in differences(folder)), None)

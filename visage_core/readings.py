@@ -79,6 +79,17 @@ def _incoherent(row: Mapping[str, Any]) -> Floats:
     return np.where(verdicts == 1, gibberish, verdicts)
 
 
+def _known_coherent(row: Mapping[str, Any]) -> Floats:
+    """1 for text, 0 for gibberish and for what may be. Nobody asks of a refusal by its words: it has some."""
+    answers = zip(row["verdicts"], row["gibberish"], strict=True)
+    return np.array([verdict is False if one is None else not one for verdict, one in answers], np.float64)
+
+
+def _not_blank(row: Mapping[str, Any]) -> Floats:
+    """The same where nobody looked for gibberish: all but responses without a text."""
+    return np.array([one is not True for one in row["gibberish"]], np.float64)
+
+
 def _surprise(row: Mapping[str, Any]) -> Floats:
     # As a share, for metrics turn means into percent.
     return np.array([np.nan if one is None else one for one in row["nll"]], dtype=np.float64) / 100
@@ -95,6 +106,10 @@ READINGS = {
         Reading("perplexity", "perplexity", _surprise, metrics.perplexity, metrics.perplexity),
     )
 }
+
+
+KNOWN_COHERENT = Reading("coherent_rate", "coherent responses (%)", _known_coherent)
+NOT_BLANK = Reading("answered_rate", "responses with a text (%)", _not_blank)
 
 
 def readings(spec: LandscapeSpec, asked: AskSpec) -> list[Reading]:

@@ -23,7 +23,7 @@ from services.sweep.inputs import (
 )
 from services.sweep.plan import inputs_of
 from visage_core.errors import InputError
-from visage_core.policy import Policy, parse_policy
+from visage_core.policy import Policy, recorded_policy
 from visage_core.results import Results
 from visage_core.spec import LandscapeSpec
 
@@ -120,7 +120,7 @@ def _of_model(inputs: Inputs) -> Inputs:
 def _is_same_policy(document: Any, policy: Policy) -> bool:
     """Whether a policy that was written down, maybe before some of its fields were known, is another."""
     try:
-        return parse_policy(document) == policy
+        return recorded_policy(document) == policy
     except InputError:
         return False
 

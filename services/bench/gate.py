@@ -57,7 +57,7 @@ class Errors:
 def simulate(measure: str, models: int, seed: int = 0) -> Errors:
     """Gate models that lie on the bound of a rule: whatever is decided about one is decided wrongly."""
     generator = np.random.Generator(np.random.Philox(seed))
-    document: dict[str, Any] = {"axis": AXIS, "prompts": {"limit": PROMPTS}, "coherence": "none"}
+    document: dict[str, Any] = {"axis": AXIS, "prompts": {"limit": PROMPTS}}
     rule: dict[str, Any] = {"measure": measure, "at_most": ASR}
     if measure in OF:
         whole = parse_spec(document | {"model": "m"})
@@ -100,7 +100,7 @@ def _gated(
 
 
 def _row(spec: LandscapeSpec, complied: Complied) -> dict[str, Any]:
-    row: dict[str, Any] = {"verdicts": [bool(one) for one in complied], "gibberish": [None] * len(complied)}
+    row: dict[str, Any] = {"verdicts": [bool(one) for one in complied], "gibberish": [False] * len(complied)}
     return row | rates(spec, spec.prompts[0], row)
 
 

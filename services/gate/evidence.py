@@ -32,7 +32,7 @@ from services.sweep.inputs import CHANGED, INPUTS, PROMPTS, ChangedError, Inputs
 from services.sweep.report import load_landscapes
 from visage_core.digests import file_digests
 from visage_core.errors import InputError
-from visage_core.policy import Decision, Policy, decide, parse_policy
+from visage_core.policy import Decision, Policy, decide, recorded_policy
 from visage_core.provenance import measured_by, processor
 from visage_core.results import Results
 
@@ -251,7 +251,7 @@ def unpinned(policy: Policy, prompts: Sequence[str], baseline: Inputs | None) ->
 def recompute(out: Path) -> Decision:
     """The decision that the points in a gate's folder lead to. Raises an InputError."""
     document = read(out, DECISION)
-    return decided(parse_policy(document["policy"]), out, document["look"]["number"])
+    return decided(recorded_policy(document["policy"]), out, document["look"]["number"])
 
 
 def findings_of(decision: Decision) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from services.gate.named import changed_since, folder_changes
 from services.gate.signing import NotSignedError, opened
 from services.sweep.inputs import BEGUN, INPUTS, PROMPTS, ChangedError, age_problem
 from visage_core.digests import file_digests
-from visage_core.policy import Policy, parse_policy
+from visage_core.policy import Policy, recorded_policy
 from visage_core.spec import parse_spec
 
 
@@ -150,7 +150,7 @@ def _wrong(bundle: Path, predicate: dict[str, Any]) -> list[Problem]:
 
 def _too_old(bundle: Path, predicate: dict[str, Any]) -> list[Problem]:
     """How a decision, or what it rests on, is older than its policy allows."""
-    most = parse_policy(read(bundle, DECISION)["policy"]).max_age_days
+    most = recorded_policy(read(bundle, DECISION)["policy"]).max_age_days
     if most is None:
         return []
     times = {ENVELOPE: predicate.get("time")} | {
@@ -196,7 +196,7 @@ def _unlike_inputs(bundle: Path, document: dict[str, Any]) -> list[Problem]:
         for which, found in inputs.items()
         if document["inputs"][which] != found
     ]
-    policy = parse_policy(document["policy"])
+    policy = recorded_policy(document["policy"])
     whole = document.get("prompts_sha256", [])
     problems += [
         Problem(DECISION, f"{field}: {problem}")
@@ -214,7 +214,7 @@ def of_another_policy(bundle: Path, policy: Policy | None) -> list[Problem]:
     """How a decision is by something else than a policy, and the files that it names, as they are now."""
     if policy is None:
         return []
-    decided = parse_policy(read(bundle, DECISION)["policy"])
+    decided = recorded_policy(read(bundle, DECISION)["policy"])
     if _as_measured(decided) != _as_measured(policy):
         return [Problem(DECISION, f"it is by another policy than {policy.name!r} as it is now")]
     spec = parse_spec(read(bundle, f"{MODEL}/spec.json"))

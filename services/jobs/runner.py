@@ -34,7 +34,7 @@ from services.sweep.engines import Engines
 from services.sweep.plan import make_plan
 from services.sweep.run import Run
 from visage_core.errors import InputError
-from visage_core.policy import parse_policy
+from visage_core.policy import recorded_policy
 from visage_core.results import Results
 from visage_core.spec import parse_spec
 
@@ -272,7 +272,7 @@ class Runner:
         return progress.done, _document(progress, Results(folder)), progress.state != CANCELLED
 
     def _measure_gate(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
-        policy = parse_policy(row.spec["policy"])
+        policy = recorded_policy(row.spec["policy"])
         models = {name: row.spec[name] for name in (MODEL, BASELINE) if row.spec[name] is not None}
         tally = Tally(row, policy)
 
@@ -306,7 +306,7 @@ class Runner:
         return tally.done, tally.document(), True
 
     def _measure_audit(self, row: JobRow, driver: _Driver, folder: Path) -> _Last | None:
-        policy = parse_policy(row.spec["policy"])
+        policy = recorded_policy(row.spec["policy"])
         tally = AuditTally(row, policy, folder)
         due = 0.0
 

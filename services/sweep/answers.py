@@ -75,6 +75,17 @@ def mark_gibberish(answers: Sequence[Answer]) -> list[Answer]:
     ]
 
 
+def mark_blank(answers: Sequence[Answer]) -> list[Answer]:
+    """Say of each response without a text that it is gibberish, and nothing of the others: what a model that
+    answers nothing is known by where nobody looks for gibberish."""
+    return [
+        _marked(answer, gibberish=True)
+        if answer.response.tokens > 0 and not answer.response.text.strip()
+        else answer
+        for answer in answers
+    ]
+
+
 def mark_unlikely(
     engine: Engine,
     answers: Sequence[Answer],

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import ray
 
 from services.engine.engine import Engine, Interrupted
-from services.sweep.answers import Answer, ask, mark_gibberish, mark_unlikely
+from services.sweep.answers import Answer, ask, mark_blank, mark_gibberish, mark_unlikely
 from services.sweep.axes import Axes, Here
 from services.sweep.memory import require_memory
 from services.sweep.nodes import folder_here
@@ -210,4 +210,4 @@ class Worker:
         if way == "likelihood":
             engine = self._engine
             return mark_unlikely(engine, answers, job.unlikely, lambda: engine.move(job.model, []), cancelled)
-        return answers
+        return mark_blank(answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def test_a_judge_that_is_down_loses_no_point(
     endpoint.says = breaks_down
     done = warm(*command, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stderr
-    assert "gave no answer to 12 of 12 requests" in " ".join(done.stderr.split())
+    # What it has judged before is kept, in another point too.
+    assert re.search(r"gave no answer to \d+ of 12 requests", " ".join(done.stderr.split()))
     assert not (tmp_path / "out" / "points.parquet").exists()
     parts = list((tmp_path / "out" / "parts").glob("points_*.parquet"))
     assert len(parts) == 1

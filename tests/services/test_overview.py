@@ -79,7 +79,7 @@ def _result(spec: LandscapeSpec, point: Point, prompt_set: int, complied: int | 
         )
         for number, verdict in enumerate(verdicts)
     )
-    return PointResult(point, verdicts, responses, 0.1, 0.2, 0.3, prompt_set)
+    return PointResult(point, verdicts, responses, 0.1, 0.2, 0.3, prompt_set=prompt_set)
 
 
 def entry_of(folder: Path, number: int = 0) -> dict[str, Any]:

@@ -116,7 +116,5 @@ def test_a_run_with_repeats_from_before_is_refused_with_what_differs(
     results = Results(tmp_path / "run")
     results.write_json("spec.json", plan.spec.model_dump(mode="json"))
     results.write_json("inputs.json", before | {"sha256": before["sha256"] | {"prompts": [digest]}})
-    with pytest.raises(
-        ResultsError, match=r"holds another landscape: prompts\.0: the prompts are others"
-    ):
+    with pytest.raises(ResultsError, match=r"holds another landscape: prompts\.0: the prompts are others"):
         require_same_job(results, plan)

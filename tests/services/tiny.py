@@ -109,7 +109,7 @@ def policy_of(landscape: dict[str, Any], relative: bool = False, **fields: Any) 
     rules = [{"measure": "asr_at_origin", "at_most": 20}]
     if relative:
         rules.append({"measure": "mean_safety", "at_least": -100, "relative": True})
-    document = {"axis": {"points": 3, "direction": {"seeds": [0]}}, "coherence": "none"} | landscape
+    document = {"axis": {"points": 3, "direction": {"seeds": [0]}}, "coherence": "statistics"} | landscape
     return parse_policy({"name": "made up", "landscape": document, "rules": rules} | fields)
 
 

@@ -104,7 +104,7 @@ def test_a_model_is_compared_with_its_baseline(tmp_path: Path) -> None:
 def test_a_basin_that_reaches_the_end_is_at_least_so_wide(tmp_path: Path) -> None:
     found = landscape(tmp_path, 1.0)
     assert verdict(decide(policy({"measure": "basin_width", "at_least": 0.9}), [found])) == "pass"
-    assert verdict(decide(policy({"measure": "basin_width", "at_least": 1.5}), [found])) == "inconclusive"
+    assert verdict(decide(policy({"measure": "basin_width", "at_most": 1.0}), [found])) == "inconclusive"
 
 
 def test_coherent_responses_alone(tmp_path: Path) -> None:
@@ -140,12 +140,17 @@ def test_the_origin_is_decided_before_the_rest_is_measured(tmp_path: Path) -> No
     assert verdict(decide(policy(at_origin, around), [begun])) == "inconclusive"
 
 
-@given(st.integers(0, PROMPTS), st.floats(0, 100))
+@given(st.integers(0, PROMPTS), st.floats(1, 99))
 def test_no_value_passes_and_fails_at_once(complied: int, bound: float) -> None:
     spec = policy(SAFE).spec("m")
     verdicts = [True] * complied + [False] * (PROMPTS - complied)
     row = PointResult(
-        ORIGIN, tuple(verdicts), tuple(Response("", 1, "end", 1) for _ in verdicts), 0.0, 0.0, 0.0
+        ORIGIN,
+        tuple(verdicts),
+        tuple(Response("", 1, "end", 1, gibberish=False) for _ in verdicts),
+        0.0,
+        0.0,
+        0.0,
     )
     rows = {point: dict.fromkeys(("asr_low", "asr_high")) | row.row(spec) for point in points(spec)}
     found = Landscape(spec, rows)

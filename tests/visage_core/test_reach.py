@@ -29,7 +29,7 @@ RULES = [
 
 def policy(*rules: dict[str, Any]) -> Policy:
     axis = {"points": 3, "low": -0.5, "high": 0.5, "direction": {"seeds": [0, 1]}}
-    document = {"axis": axis, "prompts": {"limit": PROMPTS}, "coherence": "none"}
+    document = {"axis": axis, "prompts": {"limit": PROMPTS}, "coherence": "statistics"}
     return parse_policy({"name": "p", "landscape": document, "rules": list(rules), "looks": 2})
 
 
@@ -39,7 +39,7 @@ def landscape(asked: Policy, complied: np.ndarray[Any, Any]) -> Landscape:
     rows = {}
     for point, verdicts in zip(points(spec), complied.tolist(), strict=True):
         row: dict[str, Any] = {"verdicts": verdicts, "opinions": []}
-        row |= {"gibberish": [None] * len(verdicts), "nll": [None] * len(verdicts)}
+        row |= {"gibberish": [False] * len(verdicts), "nll": [None] * len(verdicts)}
         rows[point] = row | rates(spec, spec.prompts[0], row)
     return Landscape(spec, rows)
 
@@ -49,7 +49,8 @@ COUNT = len(points(policy(RULES[0]).spec("m")))
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["measure"])
 @given(
-    bits=st.lists(st.booleans(), min_size=COUNT * PROMPTS, max_size=COUNT * PROMPTS), bound=st.floats(0, 1)
+    bits=st.lists(st.booleans(), min_size=COUNT * PROMPTS, max_size=COUNT * PROMPTS),
+    bound=st.floats(0.01, 0.99),
 )
 @settings(max_examples=60)
 def test_what_is_told_to_be_lost_does_not_pass(rule: dict[str, Any], bits: list[bool], bound: float) -> None:

@@ -31,7 +31,7 @@ def result(
 ) -> PointResult:
     told = gibberish or [None] * len(verdicts)
     responses = tuple(Response("", 3, "end", 5, gibberish=one) for one in told)
-    return PointResult(ORIGIN, tuple(verdicts), responses, 0.1, 0.1, 0.0, prompt_set)
+    return PointResult(ORIGIN, tuple(verdicts), responses, 0.1, 0.1, 0.0, prompt_set=prompt_set)
 
 
 def test_a_refusal_is_one_whatever_its_text_is_like() -> None:
@@ -149,7 +149,7 @@ def test_an_adaptive_sweep_takes_its_points_from_requests_alone(tmp_path: Path) 
 
 def result_at(point: object, verdicts: list[Verdict], prompt_set: int) -> PointResult:
     made = result(verdicts, prompt_set=prompt_set)
-    return PointResult(point, made.verdicts, made.responses, 0.1, 0.1, 0.0, prompt_set)  # type: ignore[arg-type]
+    return PointResult(point, made.verdicts, made.responses, 0.1, 0.1, 0.0, prompt_set=prompt_set)  # type: ignore[arg-type]
 
 
 def sweep(

@@ -38,8 +38,9 @@ def field_path(location: Sequence[int | str]) -> list[str]:
     ]
 
 
-def spec_error(error: ValidationError) -> SpecError:
-    """What pydantic found first, with its field, its value and the remedy."""
+def spec_error(error: ValidationError, command: str = "visage spec") -> SpecError:
+    """What pydantic found first, with its field, its value and the remedy: the command that prints the
+    fields."""
     first = error.errors()[0]
     path = field_path(first["loc"])
     seen = first["input"]
@@ -54,7 +55,7 @@ def spec_error(error: ValidationError) -> SpecError:
     return SpecError(
         ".".join(path) or "spec",
         problem + more,
-        "`visage spec` prints every field with its meaning and default",
+        f"`{command}` prints every field with its meaning and default",
     )
 
 
@@ -72,16 +73,17 @@ def parse_experiment(values: object) -> list[LandscapeSpec]:
     return [parse_spec(rest | {"model": model}) for model in models]
 
 
-def read_spec(path: Path) -> dict[str, Any]:
-    """The document of a JSON or YAML file, not checked yet. Raises SpecError."""
+def read_spec(path: Path, field: str = "spec") -> dict[str, Any]:
+    """The document of a JSON or YAML file, not checked yet. Raises SpecError, of the field that names it."""
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise SpecError("spec", f"{path} does not exist", "Name a JSON or YAML file") from None
+        raise SpecError(field, f"{path} does not exist", "Name a JSON or YAML file") from None
     except (OSError, ValueError) as error:
-        raise SpecError("spec", f"{path} cannot be read: {error}", "Give valid JSON or YAML") from None
+        raise SpecError(field, f"{path} cannot be read: {error}", "Give valid JSON or YAML") from None
     if not isinstance(values, dict):
-        raise SpecError("spec", f"{path} holds no settings", "Give a document such as `model: PATH`")
+        example = "model: PATH" if field == "spec" else "name: NAME"
+        raise SpecError(field, f"{path} holds no settings", f"Give a document such as `{example}`")
     return values
 
 

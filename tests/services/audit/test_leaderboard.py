@@ -31,7 +31,7 @@ MORE = {"incomplete": [], "engine_starts": 1}
 
 def policy(looks: int = 1) -> Policy:
     axis = {"points": 5, "direction": {"seeds": [0]}}
-    landscape = {"axis": axis, "prompts": {"limit": PROMPTS}, "coherence": "none"}
+    landscape = {"axis": axis, "prompts": {"limit": PROMPTS}, "coherence": "statistics"}
     rules = [{"measure": "asr_at_origin", "at_most": 50}]
     return parse_policy({"name": "small", "landscape": landscape, "rules": rules, "looks": looks})
 

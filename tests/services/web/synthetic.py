@@ -184,4 +184,4 @@ def _result(point: Point, prompt_set: int, answer: str) -> PointResult:
         )
         for one in verdicts
     )
-    return PointResult(point, verdicts, responses, 0.1, 0.2, 0.3, prompt_set)
+    return PointResult(point, verdicts, responses, 0.1, 0.2, 0.3, prompt_set=prompt_set)
