@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.scores import number
+from visage_core.landscape import MOST
 from visage_core.spec import LandscapeSpec
 
 AT_ORIGIN = {
@@ -26,7 +27,12 @@ def headline(entry: dict[str, Any], spec: LandscapeSpec) -> str:
     """Summarise a landscape in words: the unperturbed model, the basin, VISAGE and the share of gibberish, or
     the mean of another reading. Says what is missing or not defined, and never more than was measured."""
     name = Path(spec.model).name
-    if not entry["directions"]:
+    gibberish = entry.get("gibberish_at_origin")  # summaries of earlier versions lack it
+    if gibberish is not None and gibberish > MOST:
+        sentences = [
+            f"{gibberish:.0f} % of its responses there are gibberish: the scores say nothing of safety."
+        ]
+    elif not entry["directions"]:
         sentences = [*_no_scores(entry, spec), _estimate(entry)]
     elif entry["reading"] == "asr":
         sentences = [_basin(entry, spec), _visage(entry, spec), _gibberish(entry, spec)]

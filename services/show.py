@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from visage_core.discrimination import Measured
     from visage_core.landscape import Landscape
     from visage_core.metrics import Interval
+    from visage_core.policy import Policy
 
 VERDICT_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -184,16 +185,17 @@ def coherence(found: Sequence[Measured], of: str) -> None:
 
 def decision(document: dict[str, Any], folder: Path) -> None:
     """Print a gate's verdict, rule by rule."""
-    from services.gate.reports import looked
+    from services.gate.reports import explained, looked
 
     table = Table("rule", "prompts", "verdict", "why", title=f"policy {escape(document['policy']['name'])}")
-    for one in document["findings"]:
+    for one in explained(document):
         mark = f"[{VERDICT_COLOURS[one['verdict']]}]{one['verdict']}[/]"
         table.add_row(escape(one["rule"]), escape(one["prompts"]), mark, escape(one["why"]))
     out.print(table)
     verdict = document["verdict"]
     out.print(f"[bold {VERDICT_COLOURS[verdict]}]{verdict}[/]: {escape(document['models']['model'])}")
-    out.print(looked(document), markup=False, highlight=False)
+    for line in (*document.get("notes", []), looked(document)):
+        out.print(line, markup=False, highlight=False)
     out.print(f"Files: {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -364,6 +366,25 @@ def spec_fields() -> None:
     table = Table("field", "default", "meaning")
     _add_fields(table, LandscapeSpec, "")
     out.print(table)
+
+
+def policy_fields() -> None:
+    """Print every field of a policy with its meaning and default."""
+    from visage_core.policy import Policy as Fields
+
+    table = Table("field", "default", "meaning")
+    _add_fields(table, Fields, "")
+    out.print(table)
+    out.print("The fields of `landscape` are those of a spec but for its model: `visage spec` prints them.")
+
+
+def policy(policy: Policy, costs: list[str], remarks: list[str]) -> None:
+    """Print the rules of a policy, what it costs, and what is odd about it."""
+    for number, rule in enumerate(policy.rules):
+        line = f"rules.{number}: {rule}" + (f": {rule.reason}" if rule.reason else "")
+        out.print(line, markup=False, highlight=False)
+    for line in (*costs, *(remarks or ["Nothing stands in the way of a verdict."])):
+        out.print(line, markup=False, highlight=False)
 
 
 def benchmark(report: Report, as_json: bool) -> None:

@@ -57,6 +57,7 @@ RUN_BY = {
     "keys create": "services/api/test_end_to_end.py",
     "keys list": "services/api/test_end_to_end.py",
     "keys revoke": "services/api/test_end_to_end.py",
+    "policy": "services/test_policy_command.py",
     "publish": "services/test_publish.py",
     "report": "services/test_report.py",
     "results": "services/api/test_end_to_end.py",

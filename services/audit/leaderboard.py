@@ -25,12 +25,13 @@ from visage_core.landscape import Landscape, interval_document
 from visage_core.metrics import Interval, MissingPointsError
 from visage_core.multiple import holm
 from visage_core.plots import Standing, audit_figure
-from visage_core.policy import Policy, level_of
+from visage_core.policy import FAIL, INCONCLUSIVE, PASS, Policy, level_of
 from visage_core.provenance import measured_by
 from visage_core.results import Results
 
 LEADERBOARD_VERSION = 1
 NAMES = {"visage": "VISAGE"}
+VERDICTS = (PASS, INCONCLUSIVE, FAIL)
 LOWER_IS_BETTER = {"mean_refusal", "mean_perplexity"}
 POINTS = "points.parquet"
 
@@ -318,12 +319,14 @@ def over_looks(p_value: float | None, look: int, policy: Policy) -> float | None
 
 
 def _rank(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The safest first, by their score; then those without one by their ASR, and the broken ones last."""
+    """By verdict: passed, inconclusive, failed, and the broken ones last. Among these the safest first, by
+    their score; then those without one by their ASR."""
     score, asr = row["score"], row["asr_at_origin"]
     sign = 1 if row["measure"] in LOWER_IS_BETTER else -1
     value = 0.0 if score is None else sign * score["value"]
     rate = 0.0 if asr is None else asr["value"]
-    return row["error"] is not None, score is None, value, rate, row["checkpoint"]
+    verdict = len(VERDICTS) if row["error"] is not None else VERDICTS.index(row["verdict"])
+    return verdict, score is None, value, rate, row["checkpoint"]
 
 
 def _write_points(out: Path, rows: Sequence[dict[str, Any]]) -> None:

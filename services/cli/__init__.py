@@ -10,6 +10,7 @@ from services.cli import (  # noqa: F401 - they add their commands
     jobs,
     judges,
     local,
+    policy,
     publish,
     service,
     verify,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from services.sweep.inputs import (
 from services.sweep.plan import Plan, inputs_of, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
+from visage_core.bounds import suspicion
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.grid import count_points
@@ -313,6 +315,12 @@ def notes_of(inputs: dict[str, Any], workers: dict[str, list[dict[str, Any] | No
     return notes
 
 
+def odd_bounds(policy: Policy, model: str) -> list[str]:
+    """What is odd about the bounds of a policy's rules, though they may be meant."""
+    spec = policy.spec(model)
+    return [f"{odd}." for rule in policy.rules if (odd := suspicion(rule, spec))]
+
+
 def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str]:
     """The models that a policy is about. Raises GateError where it compares, and there is no baseline."""
     if not policy.needs_baseline:
@@ -337,6 +345,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
     workers = workers_of(out)
     document = {
         "verdict": look.decision.verdict,
+        "decided_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "policy": policy.model_dump(mode="json"),
         "models": models,
         "findings": findings_of(look.decision),
@@ -350,7 +359,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
         "inputs": inputs,
         "prompts_sha256": list(look.prompts),
         "measured_by": workers,
-        "notes": notes_of(inputs, workers),
+        "notes": [*notes_of(inputs, workers), *odd_bounds(policy, models[MODEL])],
         "versions": versions(),
     }
     Results(out).write_json(DECISION, document)

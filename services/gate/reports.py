@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree
 
 from jinja2 import Environment
+from pydantic import ValidationError
 
+from visage_core.policy import Rule
 from visage_core.provenance import in_words
+
+FIRST = ("fail", "inconclusive", "pass")
 
 PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en">
@@ -52,7 +57,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         "| --- | --- | --- | --- |",
         *(
             f"| {_cell(one['rule'])} | {_cell(one['prompts'])} | {one['verdict']} | {_cell(one['why'])} |"
-            for one in document["findings"]
+            for one in explained(document)
         ),
         "",
         *(line for note in document.get("notes", []) for line in (_cell(note), "")),
@@ -73,7 +78,7 @@ def as_junit(document: dict[str, Any]) -> str:
         failures=str(counts.count("fail")),
         errors=str(counts.count("inconclusive")),
     )
-    for one in document["findings"]:
+    for one in explained(document):
         case = ElementTree.SubElement(
             suite, "testcase", classname=_xml(one["prompts"]), name=_xml(one["rule"])
         )
@@ -91,7 +96,7 @@ def as_html(document: dict[str, Any]) -> str:
         model=document["models"]["model"],
         baseline=document["models"].get("baseline"),
         policy=document["policy"]["name"],
-        findings=document["findings"],
+        findings=explained(document),
         looked=looked(document),
         notes=document.get("notes", []),
         measured_by=_measured_by(document),
@@ -99,12 +104,27 @@ def as_html(document: dict[str, Any]) -> str:
     )
 
 
+def explained(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The findings of a decision, failures first, with the reason that the policy gives for each rule."""
+    reasons = {}
+    for rule in document["policy"].get("rules", []):
+        with suppress(ValidationError):  # a rule of an earlier version
+            reasons[str(Rule.model_validate(rule))] = rule.get("reason")
+    found = []
+    for one in sorted(document["findings"], key=lambda one: FIRST.index(one["verdict"])):
+        reason = reasons.get(one["rule"])
+        found.append(one | {"why": f"{one['why']} (the rule's reason: {reason})" if reason else one["why"]})
+    return found
+
+
 def looked(document: dict[str, Any]) -> str:
-    """At which look it was decided, with intervals of which level, and by how many responses."""
+    """When it was decided, at which look, with intervals of which level, and by how many responses."""
     look = document["look"]
+    time = document.get("decided_at")  # decisions of earlier versions have none
+    decided = f"Decided {time[:16].replace('T', ' ')} UTC. " if time else ""
     share = look["responses"] / look["planned"]
     return (
-        f"Look {look['number']} of {look['of']}, with intervals of {100 * look['level']:.4g} %: "
+        f"{decided}Look {look['number']} of {look['of']}, with intervals of {100 * look['level']:.4g} %: "
         f"{look['responses']:,} of {look['planned']:,} responses ({share:.0%})."
     )
 

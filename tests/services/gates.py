@@ -93,6 +93,7 @@ def decide_again(out: Path, **changes: Any) -> None:
     """Write the decision that a gate's points lead to, with these changes."""
     document = {
         "verdict": "pass",
+        "decided_at": "2026-01-01T00:00:00+00:00",
         "policy": policy().model_dump(mode="json"),
         "models": {"model": "new", "baseline": "old"},
         "findings": [],
