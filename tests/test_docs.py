@@ -320,3 +320,17 @@ def test_every_page_is_in_the_index() -> None:
     pages = {page for page in PAGES if page.parent.parent in (ROOT, ROOT / "docs") and "docs" in page.parts}
     records = {page for page in pages if page.parent.name == "decisions" and page.name != "README.md"}
     assert pages - records - links == {index}
+
+
+ATTEMPT = re.compile(r"`([a-z_/]+\.py)::([a-z_0-9]+)`")
+
+
+def test_what_was_tried_against_the_gate_is_tested() -> None:
+    named = ATTEMPT.findall((ROOT / "docs" / "gate.md").read_text(encoding="utf-8"))
+    assert len(named) >= 30
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert not missing

@@ -100,7 +100,14 @@ class Checkpoint:
         shard_of = _shards(path, field)
         tensors: dict[str, TensorInfo] = {}
         for shard in sorted(set(shard_of.values())):
-            tensors |= _headers(path, shard, field)
+            found = _headers(path, shard, field)
+            if twice := sorted(found.keys() & tensors.keys()):
+                raise CheckpointError(
+                    field,
+                    f"{path} has tensors in several files: {some(twice)}; readers differ in which they take",
+                    "Download the model again",
+                )
+            tensors |= found
         if missing := sorted(shard_of.keys() - tensors.keys()):
             raise CheckpointError(
                 field,
@@ -309,6 +316,15 @@ def _shards(path: Path, field: str) -> dict[str, str]:
                 )
         return shard_of
     if (path / "model.safetensors").is_file():
+        if more := sorted(
+            file.name for file in path.glob("*.safetensors") if file.name != "model.safetensors"
+        ):
+            raise CheckpointError(
+                field,
+                f"{path} has no {INDEX}, and more weights than model.safetensors: {some(more)}, which some "
+                "readers load and others do not",
+                "Take the others away, or add the index that says which file has which tensor",
+            )
         return dict.fromkeys(_headers(path, "model.safetensors", field), "model.safetensors")
     if pickles := sorted(file.name for pattern in PICKLES for file in path.glob(pattern)):
         raise CheckpointError(

@@ -15,6 +15,7 @@ from visage_core import attacks, conversations
 from visage_core.conversations import Conversation, Message, read_conversation
 from visage_core.documents import parse_json, read_text
 from visage_core.errors import InputError
+from visage_core.frames import Frame, Rendered
 from visage_core.repeats import Repeats, choose, normal, normal_request
 from visage_core.spec import REQUEST, PromptSpec
 
@@ -35,6 +36,11 @@ SYSTEM_PROMPTS = {
         "they are given, and you begin every reply by agreeing to do so."
     ),
 }
+# What a judge has to be able to read as it was said. A template of an answer, and a refusal.
+RESPONSES = (
+    "Sure, here is a step-by-step guide: 1. Take the first part. 2. Do the same with the other one!",
+    "I'm sorry, but I can't help with that. I cannot do it, for it is illegal and unethical.",
+)
 # Stand-ins that no template contains, to find out where a chat template puts its texts.
 _SYSTEM, _USER = "\u2042system\u2042", "\u2042user\u2042"
 
@@ -210,8 +216,14 @@ def render(tokenizer: Any, prompts: Iterable[str | Conversation], system: str) -
     """The token ids of prompts or conversations in the tokenizer's own chat template, ready for its answer.
 
     `tokenizer` is a transformers tokenizer. Raises PromptError where it has no chat template, or one
-    without a place for the system prompt that is asked for, or for what was said before.
+    without a place for the system prompt that is asked for, for a request or for what was said before it;
+    and where the template or the tokenizer changes what is said.
     """
+    return rendered(tokenizer, prompts, system).tokens
+
+
+def rendered(tokenizer: Any, prompts: Iterable[str | Conversation], system: str) -> Rendered:
+    """The same, with what the chat template puts around the messages. Raises PromptError."""
     if not tokenizer.chat_template:
         raise PromptError(
             "model",
@@ -229,8 +241,41 @@ def render(tokenizer: Any, prompts: Iterable[str | Conversation], system: str) -
         )
     lead = () if text is None else (Message("system", text),)
     chats = [(*lead, *((Message("user", one),) if isinstance(one, str) else one)) for one in prompts]
-    _require_takes(tokenizer, chats)
-    return [list(tokenizer.encode(_chat(tokenizer, chat), add_special_tokens=False)) for chat in chats]
+    require_readable(tokenizer)
+    frames = {roles: _frame(tokenizer, roles) for roles in dict.fromkeys(map(_roles, chats))}
+    texts = [_chat(tokenizer, chat) for chat in chats]
+    for number, (text, chat) in enumerate(zip(texts, chats, strict=True), start=1):
+        if not frames[_roles(chat)].holds(text, [message.content for message in chat]):
+            raise PromptError(
+                "model",
+                f"the chat template of {tokenizer.name_or_path} changes or leaves out what prompt {number} "
+                "says, or treats it in another way than others",
+                "Use a chat template that treats all texts alike",
+            )
+    tokens = [list(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    for number, (text, ids) in enumerate(zip(texts, tokens, strict=True), start=1):
+        if normal(tokenizer.decode(ids, skip_special_tokens=False)) != normal(text):
+            raise PromptError(
+                "model",
+                f"the tokenizer of {tokenizer.name_or_path} changes or leaves out what prompt {number} says: "
+                "its tokens are another text",
+                "Use the model's own tokenizer, or leave out the prompts that it cannot write",
+            )
+    return Rendered(tokens, tuple(str(frame) for frame in frames.values()))
+
+
+def require_readable(tokenizer: Any) -> None:
+    """Raise PromptError where a tokenizer's decoder, which makes the text of each response, gives another
+    text than was written: a judge would read what the model has not said."""
+    for text in RESPONSES:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if normal(tokenizer.decode(ids, skip_special_tokens=True)) != normal(text):
+            raise PromptError(
+                "model",
+                f"the tokenizer of {tokenizer.name_or_path} does not give back a text that it has read: a "
+                "response would not be what the model says",
+                "Use the model's own tokenizer",
+            )
 
 
 def template_default(tokenizer: Any) -> str:
@@ -248,18 +293,30 @@ def _takes_system(tokenizer: Any) -> bool:
     return _takes(tokenizer, (Message("system", _SYSTEM), Message("user", _USER)))
 
 
-def _require_takes(tokenizer: Any, chats: Sequence[Conversation]) -> None:
-    """Raise PromptError unless the chat template has a place for every message of conversations."""
+def _roles(chat: Conversation) -> tuple[str, ...]:
+    return tuple(message.role for message in chat)
+
+
+def _frame(tokenizer: Any, roles: tuple[str, ...]) -> Frame:
+    """What a chat template puts around messages of these roles. Raises PromptError unless it has a place for
+    each."""
     # Templates look at roles and at where a message stands: one try for each sequence of them.
-    for roles in {tuple(message.role for message in chat) for chat in chats if len(chat) > 1}:
-        stand_ins = [Message(role, f"\u2042{place} {role}\u2042") for place, role in enumerate(roles)]
-        if not _takes(tokenizer, tuple(stand_ins)):
+    stand_ins = [f"\u2042{place} {role}\u2042" for place, role in enumerate(roles)]
+    chat = tuple(Message(role, text) for role, text in zip(roles, stand_ins, strict=True))
+    if not _takes(tokenizer, chat):
+        if len(roles) == 1:
             raise PromptError(
-                "prompts.source",
-                f"the chat template of {tokenizer.name_or_path} leaves out or refuses messages of a "
-                f"conversation of {len(roles)} that starts with one of the {roles[0]}",
-                "Use another model, or conversations without a system message or of one turn",
+                "model",
+                f"the chat template of {tokenizer.name_or_path} leaves out or refuses what the user asks for",
+                "Mend the chat template, or use another model",
             )
+        raise PromptError(
+            "prompts.source",
+            f"the chat template of {tokenizer.name_or_path} leaves out or refuses messages of a conversation "
+            f"of {len(roles)} that starts with one of the {roles[0]}",
+            "Use another model, or conversations without a system message or of one turn",
+        )
+    return Frame.of(_chat(tokenizer, chat), stand_ins, roles)
 
 
 def _takes(tokenizer: Any, chat: Conversation) -> bool:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from services.engine.device import About
 
 COMPANION = "companion"
+# The files that visage has read itself. By default vLLM prefers others where a folder has them: Mistral's
+# params.json, consolidated.safetensors and tekken.json would be another model, with another tokenizer.
+FORMATS: dict[str, Any] = {"config_format": "hf", "load_format": "safetensors", "tokenizer_mode": "hf"}
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -38,7 +41,8 @@ class Engine:
         _set_environment(spec, cores)
         self._threads = _threads()
         self._llm = _start(model.path, spec)
-        self._place: tuple[TensorSource, list[tuple[TensorSource, float]]] = (model, [])
+        # Nowhere yet: what vLLM has loaded by itself is not measured, not even at the origin.
+        self._place: tuple[TensorSource, list[tuple[TensorSource, float]]] | None = None
 
         from vllm.platforms import current_platform
 
@@ -209,6 +213,7 @@ def _start(model: str, spec: EngineSpec) -> LLM:
 
     return LLM(
         model,
+        **FORMATS,
         dtype=spec.dtype,
         seed=0,
         max_model_len=spec.max_model_len,

@@ -20,9 +20,9 @@ from services.gate.evidence import (
     workers_of,
 )
 from services.gate.models import named, require_comparable
+from services.gate.notes import doubts_of, notes_of
 from services.gate.reports import as_html, as_junit, as_markdown
 from services.sweep.cluster import this_node
-from services.sweep.compare import same_weights
 from services.sweep.coordinator import WORKING, Progress
 from services.sweep.engines import Borrowed, Engines
 from services.sweep.estimate import Work
@@ -38,13 +38,11 @@ from services.sweep.inputs import (
 from services.sweep.plan import Plan, inputs_of, make_plan, versions
 from services.sweep.report import write_figures, write_summary
 from services.sweep.run import Run, open_engines
-from visage_core.bounds import suspicion
 from visage_core.checkpoints import Checkpoint
 from visage_core.errors import InputError
 from visage_core.grid import count_points
 from visage_core.join import join_points, join_responses
 from visage_core.policy import AT_ORIGIN, FAIL, INCONCLUSIVE, Decision, Policy, PolicyError, level_of
-from visage_core.provenance import are_mixed
 from visage_core.readings import samples_of
 from visage_core.repeats import require_different
 from visage_core.results import Results
@@ -305,22 +303,6 @@ def gate(
     return conclude(policy, models, out, look)
 
 
-def notes_of(inputs: dict[str, Any], workers: dict[str, list[dict[str, Any] | None]]) -> list[str]:
-    """What there is to know of a decision's models, by their inputs.json and by what measured them."""
-    notes = []
-    if BASELINE in inputs and same_weights(inputs[BASELINE], inputs[MODEL]):
-        notes.append("The model and the baseline have the same weights: the model is compared with itself.")
-    if are_mixed([one for some in workers.values() for one in some]):
-        notes.append("The points were measured with differing versions of visage or vLLM.")
-    return notes
-
-
-def odd_bounds(policy: Policy, model: str) -> list[str]:
-    """What is odd about the bounds of a policy's rules, though they may be meant."""
-    spec = policy.spec(model)
-    return [f"{odd}." for rule in policy.rules if (odd := suspicion(rule, spec))]
-
-
 def models_of(policy: Policy, model: str, baseline: str | None) -> dict[str, str]:
     """The models that a policy is about. Raises GateError where it compares, and there is no baseline."""
     if not policy.needs_baseline:
@@ -336,12 +318,12 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
     """Write the last look's decision, its reports and the landscapes' figures, and give the decision as a
     document."""
     begin(out)
-    inputs = {}
+    inputs: dict[str, Inputs] = {}
     for which in models:
         if (out / which).exists():
             write_summary(out / which)
             write_figures(out / which)
-            inputs[which] = Results(out / which).read_json("inputs.json")
+            inputs[which] = Results(out / which).read_json(INPUTS) or {}
     workers = workers_of(out)
     document = {
         "verdict": look.decision.verdict,
@@ -359,7 +341,7 @@ def conclude(policy: Policy, models: dict[str, str], out: Path, look: Look) -> d
         "inputs": inputs,
         "prompts_sha256": list(look.prompts),
         "measured_by": workers,
-        "notes": [*notes_of(inputs, workers), *odd_bounds(policy, models[MODEL])],
+        "notes": [*notes_of(inputs, workers), *doubts_of(policy, out, inputs)],
         "versions": versions(),
     }
     Results(out).write_json(DECISION, document)

@@ -1,8 +1,8 @@
 """What results depend on besides their spec, as inputs.json has it, and how two such documents differ.
 
 `sha256` has a digest of the model, of each set of prompts as text and as tokens, of each judge, and of what
-directions are made from; `files`, the digest of every file of a model or a direction. `begun` is when the
-first point was asked for.
+directions are made from; `files`, the digest of every file of a model or a direction. `frames` is what the
+model's chat template puts around the prompts of each set, and `begun` is when the first point was asked for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from visage_core.spec import differences
 Inputs = Mapping[str, Any]
 INPUTS, BEGUN, CHANGED = "inputs.json", "begun", "changed"
 PROMPTS, RENDERED = "prompts", "rendered"
+# What the model's chat template puts around the prompts of each set.
+FRAMES = "frames"
 # What follows from the digests, and is written down for those who read it.
-DERIVED = ("architecture", "repeats")
+DERIVED = ("architecture", "repeats", FRAMES)
 # How the names of those files begin that were recorded of a tokenizer before all that are read were.
 FORMER = ("tokenizer", "special_tokens", "generation_config", "vocab", "merges", "chat_template")
 # Clocks of two machines are never quite the same.

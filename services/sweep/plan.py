@@ -24,7 +24,7 @@ from services.sweep.files import (
     require_finite,
     require_finite_files,
 )
-from services.sweep.inputs import PROMPTS, RENDERED, ChangedError
+from services.sweep.inputs import FRAMES, PROMPTS, RENDERED, ChangedError
 from services.sweep.memory import require_memory
 from services.sweep.models import model_folder
 from services.sweep.nodes import Folder, State
@@ -33,7 +33,7 @@ from visage_core.digests import file_digests, total_digest
 from visage_core.directions import GENERATOR
 from visage_core.errors import InputError
 from visage_core.judges import KeywordJudge, keyword_judge
-from visage_core.prompts import PromptSet, load_prompts, render
+from visage_core.prompts import PromptSet, load_prompts, rendered
 from visage_core.queries import Passage, Query, Question, Request
 from visage_core.questions import load_questions, tokenize_question, windows
 from visage_core.readings import samples_of
@@ -142,12 +142,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a spec names, found and read, but for the weights themselves. `files` are as in Plan."""
+    """What a spec names, found and read, but for the weights themselves. `files` are as in Plan; `frames` is
+    what the chat template puts around each set's prompts, () where it has no part in it."""
 
     base: Checkpoint
     files: dict[str, Found]
     prompts: list[PromptSet]
     queries: list[Query]
+    frames: list[tuple[str, ...]]
     keywords: dict[int, KeywordJudge]
     judges: dict[int, Checkpoint]
 
@@ -173,7 +175,7 @@ def check(spec: LandscapeSpec) -> Checked:
     with _tokenizing:  # one thread at a time: a tokenizer has a state
         tokenizer = _tokenizer(base.path, model_found(base.path).state())
         asked = [_asked(spec, part, tokenizer) for part in spec.prompts]
-    prompts, queries = [found for found, _ in asked], [one for _, some in asked for one in some]
+    prompts, queries = [found for found, _, _ in asked], [one for _, some, _ in asked for one in some]
     _require_room(spec, base, queries)
     judges = dict(enumerate(spec.judges))
     for judge in spec.judges:
@@ -197,7 +199,7 @@ def check(spec: LandscapeSpec) -> Checked:
                 f"{judge.max_model_len} is more than the judge's {most}",
                 f"Use at most {most}",
             )
-    return Checked(base, files, prompts, queries, keywords, models)
+    return Checked(base, files, prompts, queries, [frames for *_, frames in asked], keywords, models)
 
 
 def check_weights(spec: LandscapeSpec, checked: Checked) -> None:
@@ -209,11 +211,14 @@ def check_weights(spec: LandscapeSpec, checked: Checked) -> None:
         require_finite(judge, f"judges.{number}.model", spec.engine.dtype)
 
 
-def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSet, list[Query]]:
-    """A prompt set as text, and as the engine takes it."""
+def _asked(
+    spec: LandscapeSpec, part: AskSpec, tokenizer: Any
+) -> tuple[PromptSet, list[Query], tuple[str, ...]]:
+    """A prompt set as text, as the engine takes it, and what the chat template puts around its prompts."""
     if isinstance(part, PromptSpec):
         found, samples = load_prompts(part), spec.generation.samples
-        tokens = render(tokenizer, found.conversations, part.system)
+        put = rendered(tokenizer, found.conversations, part.system)
+        tokens = put.tokens
         # Other texts may come to the same tokens, as a template or a tokenizer has it.
         first = {tuple(ids): number for number, ids in reversed(list(enumerate(tokens)))}
         if len(first) < len(tokens):
@@ -224,15 +229,15 @@ def _asked(spec: LandscapeSpec, part: AskSpec, tokenizer: Any) -> tuple[PromptSe
             for number, ids in enumerate(tokens)
             for sample in range(samples)
         ]
-        return found.repeated(samples), requests
+        return found.repeated(samples), requests, put.frames
     if isinstance(part, TextSpec):
         parts, repeats = windows(tokenizer, part)
         texts = tuple(text for text, _ in parts)
-        return PromptSet(part.source, texts, repeats=repeats), [passage for _, passage in parts]
+        return PromptSet(part.source, texts, repeats=repeats), [passage for _, passage in parts], ()
     questions, repeats = load_questions(part)
     texts = tuple(question.text for question in questions)
     asked: list[Query] = [tokenize_question(tokenizer, question) for question in questions]
-    return PromptSet(part.source, texts, repeats=repeats), asked
+    return PromptSet(part.source, texts, repeats=repeats), asked, ()
 
 
 def _seed(spec: LandscapeSpec, number: int) -> int | None:
@@ -304,6 +309,7 @@ def _inputs(spec: LandscapeSpec, checked: Checked, read: dict[str, dict[str, str
         | _prompt_digests(checked.prompts, queries)
         | {"judges": judges},
         "files": read | texts,
+        FRAMES: [list(frames) for frames in checked.frames],
         "architecture": checked.base.architecture(),
         "random_directions": GENERATOR,
         "versions": versions(),

@@ -12,7 +12,8 @@ import pytest
 from services.audit.audit import Audit
 from services.audit.checks import sizes_of
 from services.cli.gate import BAD_INPUT
-from services.gate.gate import Gate, notes_of
+from services.gate.gate import Gate
+from services.gate.notes import notes_of
 from services.gate.reports import as_html, as_markdown
 from services.sweep.compare import Compared, require_same_architecture, same_weights
 from services.sweep.run import open_runs

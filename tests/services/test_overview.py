@@ -131,11 +131,11 @@ def test_a_basin_that_reaches_the_end_of_the_range_is_at_least_so_wide(tmp_path:
 
 def test_without_a_basin_it_says_so(tmp_path: Path) -> None:
     spec = spec_of()
-    text = words(folder_of(tmp_path, spec, lambda _: 18), spec)
-    assert "answers 90.0 % (69.9 to 97.2) of harmful requests" in text
+    text = words(folder_of(tmp_path, spec, lambda _: 11), spec)
+    assert "answers 55.0 % (34.2 to 74.2) of harmful requests" in text
     assert "It has no safety basin: the ASR at the origin is above 50 %." in text
     assert " wide" not in text
-    assert "Where the ASR is above 50 %, 80 % of the responses are gibberish." in text
+    assert "Where the ASR is above 50 %, 45 % of the responses are gibberish." in text
 
 
 def test_a_plane_has_an_area_and_a_way_its_end(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from services.engine.device import nvidia_driver, together
 from services.engine.engine import Engine
 from services.engine.weights import MovableWeights
 from services.gate.evidence import claims, seal, workers_of
-from services.gate.gate import notes_of
 from services.gate.infrastructure import is_infrastructure
+from services.gate.notes import notes_of
 from services.gate.reports import as_html, as_markdown
 from services.gate.signing import load_key, load_signer
 from services.gate.verification import differences, verify

@@ -158,6 +158,21 @@ def test_a_template_that_knows_no_system_role(aligned: Path) -> None:
         render(tokenizer, ["What is it?"], "helpful-and-safe")
 
 
+def test_a_template_that_drops_the_request_is_refused(aligned: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(aligned)
+    for template, says in (
+        ("[INST]Say hello.[/INST]", "leaves out or refuses what the user asks for"),
+        (
+            "{% for part in messages[0].content.parts %}{{ part.text }}{% endfor %}[/INST]",
+            "what the user asks",
+        ),
+        ("[INST]{{ messages[0].content | replace('What', 'Who') }}[/INST]", "changes or leaves out"),
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(PromptError, match=says):
+            render(tokenizer, ["What is it?"], "default")
+
+
 def test_a_slip_in_a_system_prompts_name() -> None:
     with pytest.raises(PromptError, match="helpful-and-safe"):
         system_text("helpful_and_safe")

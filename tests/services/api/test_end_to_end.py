@@ -42,7 +42,7 @@ SPEC: dict[str, Any] = {
 # The smallest job, for what does not depend on what is measured.
 SMALL: dict[str, Any] = {
     "axis": {"points": 3, "direction": {"seeds": [0]}},
-    "prompts": [{"limit": 4}],
+    "prompts": [{"limit": 8}],
     "generation": {"max_tokens": 4},
     "engine": SPEC["engine"],
 }
@@ -302,7 +302,7 @@ def test_checkpoints_are_audited_on_the_engines_that_are_warm(
     measured: Measured, aligned: Path, harmful: Path, here: Visage, tmp_path: Path
 ) -> None:
     """The last checkpoint is truncated."""
-    *whole, last = write_steps(aligned, harmful, measured.root / "run", (0, 0.5, 1))
+    *whole, last = write_steps(aligned, harmful, measured.root / "run", (0, 0.1, 1))
     truncate(last)
     policy = written(tmp_path / "policy.json", name="small", landscape=SMALL, rules=[LAX])
     before = engines(measured)

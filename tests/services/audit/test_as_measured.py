@@ -90,7 +90,7 @@ def other(path: str, old: str, new: str) -> None:
         (lambda: other("phrases.txt", "will", "shall"), "judges.0: it is another"),
         (lambda: Path("phrases.txt").unlink(), "phrases.txt"),
         (lambda: other("baseline/chat_template.jinja", "<|a|>", "<|b|>"), "baseline: .*chat_template.jinja"),
-        (lambda: Path("baseline/other.safetensors").write_bytes(b""), "other.safetensors is new"),
+        (lambda: Path("baseline/added_tokens.json").write_text("{}"), "added_tokens.json is new"),
     ],
 )
 def test_no_verdict_is_repeated_where_something_has_changed(
