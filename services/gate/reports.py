@@ -78,6 +78,8 @@ def as_junit(document: dict[str, Any]) -> str:
         failures=str(counts.count("fail")),
         errors=str(counts.count("inconclusive")),
     )
+    if "decided_at" in document:
+        suite.set("timestamp", document["decided_at"])
     for one in explained(document):
         case = ElementTree.SubElement(
             suite, "testcase", classname=_xml(one["prompts"]), name=_xml(one["rule"])

@@ -144,3 +144,23 @@ def test_hostile_names_are_text() -> None:
     assert ElementTree.fromstring(as_junit(document)).get("errors") == "0"
     [row] = [line for line in as_markdown(document).splitlines() if line.startswith("| &lt;script")]
     assert row.count(" | ") == 3
+
+
+def test_reports_have_failures_first_with_the_rules_reason_and_the_time() -> None:
+    rules = [{"measure": "visage", "at_least": 90, "reason": "as agreed"}, RULES[0]]
+    passed = {"rule": "asr_at_origin <= 30", "prompts": "p", "verdict": "pass", "why": "it is", "value": None}
+    failed = passed | {"rule": "visage >= 90", "verdict": "fail", "why": "46.2 (10.0 to 82.4) is below"}
+    document = {
+        "verdict": "fail",
+        "decided_at": "2026-01-02T03:04:05+00:00",
+        "models": {"model": "m"},
+        "policy": {"name": "p", "rules": rules},
+        "findings": [passed, failed],
+        "look": {"number": 1, "of": 1, "level": 0.95, "responses": 5, "planned": 10},
+        "versions": {"visage": "1"},
+    }
+    for text in (as_html(document), as_markdown(document), as_junit(document)):
+        assert text.index("46.2 (10.0 to 82.4) is below") < text.index("asr_at_origin")
+        assert "as agreed" in text
+        assert "2026-01-02" in text
+    assert ElementTree.fromstring(as_junit(document)).get("timestamp") == "2026-01-02T03:04:05+00:00"
