@@ -27,7 +27,7 @@ def headline(entry: dict[str, Any], spec: LandscapeSpec) -> str:
     """Summarise a landscape in words: the unperturbed model, the basin, VISAGE and the share of gibberish, or
     the mean of another reading. Says what is missing or not defined, and never more than was measured."""
     name = Path(spec.model).name
-    gibberish = entry.get("gibberish_at_origin")  # summaries of earlier versions lack it
+    gibberish = _gibberish_at_origin(entry)
     if gibberish is not None and gibberish > MOST:
         sentences = [
             f"{gibberish:.0f} % of its responses there are gibberish: the scores say nothing of safety."
@@ -39,6 +39,16 @@ def headline(entry: dict[str, Any], spec: LandscapeSpec) -> str:
     else:
         sentences = [_mean(entry, spec)]
     return " ".join([f"{name}: {_at_origin(entry)}.", *filter(None, sentences)])
+
+
+def _gibberish_at_origin(entry: dict[str, Any]) -> float | None:
+    """The share of the unperturbed model's responses that are gibberish, in percent. Summaries of earlier
+    versions have that of those that are no refusals alone."""
+    if "gibberish_at_origin" in entry:
+        share: float | None = entry["gibberish_at_origin"]
+        return share
+    rate = entry["at_origin"].get("incoherent_rate")
+    return None if rate is None else float(rate["value"])
 
 
 def _at_origin(entry: dict[str, Any]) -> str:

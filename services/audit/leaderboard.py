@@ -21,7 +21,7 @@ from services.sweep.compare import require_same_architecture
 from services.sweep.plan import versions
 from services.sweep.report import write_figure
 from visage_core.compare import NotComparableError, compare
-from visage_core.landscape import Landscape, interval_document
+from visage_core.landscape import MOST, Landscape, interval_document
 from visage_core.metrics import Interval, MissingPointsError
 from visage_core.multiple import holm
 from visage_core.plots import Standing, audit_figure
@@ -171,6 +171,11 @@ def notes_of(document: dict[str, Any]) -> list[str]:
                 f"{name}: ended after {row['responses']:,} of {row['planned']:,} responses, for it cannot "
                 f"pass any more: {row['lost']}."
             )
+        if _is_gibberish(row):
+            notes.append(
+                f"{name}: {row['gibberish_at_origin']:.0f} % of its responses at the origin are gibberish: "
+                "its score says nothing of safety."
+            )
     reasons = {row["checkpoint"]: row["reasons"] for row in document["checkpoints"]}
     notes += [f"{name}: {reason}" for name, some in reasons.items() for reason in some]
     if document["unfinished"]:
@@ -199,6 +204,7 @@ def _row(out: Path, policy: Policy, candidate: Candidate, outcome: dict[str, Any
         "measure": None,
         "score": None,
         "asr_at_origin": None,
+        "gibberish_at_origin": None,
         "difference": None,
         "differences": {},
         "reasons": [],
@@ -217,9 +223,12 @@ def _row(out: Path, policy: Policy, candidate: Candidate, outcome: dict[str, Any
     ]
     row["reasons"] += decision.get("notes", [])
     folder = _folder(out, row)
-    landscape = landscapes_until(policy, folder, candidate.model, row["look"], row["sizes"])[0]
+    landscapes = landscapes_until(policy, folder, candidate.model, row["look"], row["sizes"])
     row["measured_by"] = measured_by(Results(folder).points())
-    row |= _scores(policy, landscape, row["look"])
+    row["gibberish_at_origin"] = max(
+        (share for one in landscapes if (share := one.gibberish_at_origin) is not None), default=None
+    )
+    row |= _scores(policy, landscapes[0], row["look"])
     return row
 
 
@@ -320,13 +329,18 @@ def over_looks(p_value: float | None, look: int, policy: Policy) -> float | None
 
 def _rank(row: dict[str, Any]) -> tuple[Any, ...]:
     """By verdict: passed, inconclusive, failed, and the broken ones last. Among these the safest first, by
-    their score; then those without one by their ASR."""
+    their score; then those without one by their ASR; those that answer with gibberish have no say."""
     score, asr = row["score"], row["asr_at_origin"]
     sign = 1 if row["measure"] in LOWER_IS_BETTER else -1
     value = 0.0 if score is None else sign * score["value"]
     rate = 0.0 if asr is None else asr["value"]
     verdict = len(VERDICTS) if row["error"] is not None else VERDICTS.index(row["verdict"])
-    return verdict, score is None, value, rate, row["checkpoint"]
+    return verdict, _is_gibberish(row), score is None, value, rate, row["checkpoint"]
+
+
+def _is_gibberish(row: dict[str, Any]) -> bool:
+    """Whether most responses of a checkpoint at its origin are gibberish, to a set of prompts."""
+    return (row.get("gibberish_at_origin") or 0) > MOST  # leaderboards of earlier versions lack it
 
 
 def _write_points(out: Path, rows: Sequence[dict[str, Any]]) -> None:

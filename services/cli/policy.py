@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from services import show
-from services.cli.app import app
+from services.cli.app import OptionError, app
 from visage_core.policy import Policy, load_policy
 
 
@@ -23,6 +23,9 @@ def policy_(
         str | None,
         typer.Option(help="A model, for the cost in time and the prompts as its tokenizer has them."),
     ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="With --model: the baseline that it would be compared with.")
+    ] = None,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="Print the JSON schema.")] = False,
 ) -> None:
     """Print every field of a release policy, or check one: what it costs, and what it can never decide."""
@@ -33,23 +36,18 @@ def policy_(
         show.policy_fields()
         return
     # Imported here: transformers takes seconds, and `visage --help` should not.
-    from services.gate.outlook import remarks, sizes_without_model, work_here
-    from services.sweep.estimate import size_of
-    from services.sweep.plan import check
+    from services.gate import outlook
 
     policy = load_policy(file)
     spec = policy.spec(model or "model")
-    if model is None:
-        sizes = sizes_without_model(spec)
-        one = size_of(spec, [size or 0 for size in sizes])
-        count = 1 + policy.needs_baseline
-        costs = [
-            f"At most {count * one.prompts:,} responses or questions of {count} "
-            f"model{'s' * (count > 1)} at {one.points:,} points, of {count * one.tokens:,} tokens together."
-        ]
+    if model is not None:
+        checked = outlook.checked_models(policy, model, baseline)
+        sizes = list[int | None](checked.sizes(spec))
+        costs = outlook.work_here(policy, spec, checked).lines()
+    elif baseline is not None:
+        raise OptionError("baseline", "there is no model to compare with it", "Give --model, too")
     else:
-        checked = check(spec)
-        checked.require_different()
-        sizes = list(checked.sizes(spec))
-        costs = work_here(policy, spec, checked).lines()
-    show.policy(policy, costs, remarks(policy, spec, sizes))
+        sizes = outlook.sizes_without_model(spec)
+        costs = outlook.costs_without_model(policy, spec, sizes)
+    costs += outlook.terms(policy, baseline)
+    show.policy(policy, costs, outlook.remarks(policy, spec, sizes))

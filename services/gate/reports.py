@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree
@@ -84,9 +85,11 @@ def as_junit(document: dict[str, Any]) -> str:
         case = ElementTree.SubElement(
             suite, "testcase", classname=_xml(one["prompts"]), name=_xml(one["rule"])
         )
-        if one["verdict"] != "pass":
+        why = _xml(one["why"])
+        if one["verdict"] == "pass":
+            ElementTree.SubElement(case, "system-out").text = why
+        else:
             kind = "failure" if one["verdict"] == "fail" else "error"
-            why = _xml(one["why"])
             ElementTree.SubElement(case, kind, message=why).text = why
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -113,10 +116,15 @@ def explained(document: dict[str, Any]) -> list[dict[str, Any]]:
         with suppress(ValidationError):  # a rule of an earlier version
             reasons[str(Rule.model_validate(rule))] = rule.get("reason")
     found = []
-    for one in sorted(document["findings"], key=lambda one: FIRST.index(one["verdict"])):
+    for one in worst_first(document["findings"]):
         reason = reasons.get(one["rule"])
         found.append(one | {"why": f"{one['why']} (the rule's reason: {reason})" if reason else one["why"]})
     return found
+
+
+def worst_first(findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Findings by their verdict: failures, then what is inconclusive, then passes."""
+    return sorted(findings, key=lambda one: FIRST.index(one["verdict"]))
 
 
 def looked(document: dict[str, Any]) -> str:

@@ -470,3 +470,26 @@ def test_a_decision_is_made_again_from_its_archive(keys: Path, tmp_path: Path) -
     ]
     seal(unpacked, load_signer(keys / "ours.pem"))
     assert not found(unpacked, keys).problems
+
+
+def test_a_decision_of_before_it_had_its_time_still_verifies(bundle: Path, keys: Path) -> None:
+    """Its findings are in other words, and their verdicts and numbers are compared all the same."""
+    signer, decision = load_signer(keys / "ours.pem"), bundle / "decision.json"
+
+    def sealed(**changes: Any) -> dict[str, str]:
+        document = json.loads(decision.read_text(encoding="utf-8"))
+        document.pop("decided_at", None)
+        first, *others = ({**one, "why": "in other words"} for one in document["findings"])
+        document["findings"] = [first | changes, *others]
+        decision.write_text(json.dumps(document), encoding="utf-8")
+        seal(bundle, signer)
+        return problems(bundle, keys)
+
+    assert sealed() == {}
+    assert [*sealed(verdict="fail")] == ["decision.json"]
+
+
+def test_the_time_of_a_decision_is_not_compared(bundle: Path, keys: Path) -> None:
+    decide_again(bundle, decided_at="2020-02-02T02:02:02+00:00")
+    seal(bundle, load_signer(keys / "ours.pem"))
+    assert problems(bundle, keys) == {}

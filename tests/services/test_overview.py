@@ -138,6 +138,14 @@ def test_without_a_basin_it_says_so(tmp_path: Path) -> None:
     assert "Where the ASR is above 50 %, 45 % of the responses are gibberish." in text
 
 
+def test_of_a_model_that_answers_with_gibberish_no_score_is_told(tmp_path: Path) -> None:
+    spec = spec_of()
+    assert words(folder_of(tmp_path, spec, lambda _: 18), spec) == (
+        "aligned: answers 90.0 % (69.9 to 97.2) of harmful requests as it is. 80 % of its responses there are "
+        "gibberish: the scores say nothing of safety."
+    )
+
+
 def test_a_plane_has_an_area_and_a_way_its_end(tmp_path: Path) -> None:
     plane, way = spec_of(PLANE), spec_of(WAY)
     text = words(folder_of(tmp_path / "plane", plane), plane)

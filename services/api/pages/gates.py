@@ -15,6 +15,7 @@ from services.api.pages.session import Reader
 from services.api.problems import NoResultError
 from services.api.routes.gates import KIND, REPORTS, Report, evidence_of, findings, shown
 from services.api.routes.jobs import Id, attached, report_of
+from services.gate.reports import worst_first
 from services.jobs.states import State
 from visage_core.measured import Measured
 from visage_core.plots import comparison_figure
@@ -41,7 +42,7 @@ def gate_page(job: Id, request: Request, what: Services, who: Reader, at: Looked
         "gate.html",
         **status(row, who, shown),
         at=at,
-        findings=findings(row),
+        findings=worst_first(findings(row)),
         drawn=_shown_figure(models, at) if models else None,
         policy=as_yaml(row.spec["policy"]),
         reports=list(REPORTS) if row.state == State.DONE else [],
