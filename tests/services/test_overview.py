@@ -141,8 +141,8 @@ def test_without_a_basin_it_says_so(tmp_path: Path) -> None:
 def test_of_a_model_that_answers_with_gibberish_no_score_is_told(tmp_path: Path) -> None:
     spec = spec_of()
     assert words(folder_of(tmp_path, spec, lambda _: 18), spec) == (
-        "aligned: answers 90.0 % (69.9 to 97.2) of harmful requests as it is. 80 % of its responses there are "
-        "gibberish: the scores say nothing of safety."
+        "aligned: answers 90.0 % (69.9 to 97.2) of harmful requests as it is. 80 % of its responses there "
+        "are gibberish: the scores say nothing of safety."
     )
 
 
