@@ -241,7 +241,6 @@ def rendered(tokenizer: Any, prompts: Iterable[str | Conversation], system: str)
         )
     lead = () if text is None else (Message("system", text),)
     chats = [(*lead, *((Message("user", one),) if isinstance(one, str) else one)) for one in prompts]
-    require_readable(tokenizer)
     frames = {roles: _frame(tokenizer, roles) for roles in dict.fromkeys(map(_roles, chats))}
     texts = [_chat(tokenizer, chat) for chat in chats]
     for number, (text, chat) in enumerate(zip(texts, chats, strict=True), start=1):
@@ -252,6 +251,7 @@ def rendered(tokenizer: Any, prompts: Iterable[str | Conversation], system: str)
                 "says, or treats it in another way than others",
                 "Use a chat template that treats all texts alike",
             )
+    require_readable(tokenizer)
     tokens = [list(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
     for number, (text, ids) in enumerate(zip(texts, tokens, strict=True), start=1):
         if normal(tokenizer.decode(ids, skip_special_tokens=False)) != normal(text):
