@@ -370,8 +370,9 @@ def test_a_killed_driver_goes_on_where_it_was(room: FakeEngines, tmp_path: Path)
 def test_a_removed_node_and_one_that_comes_late(room: FakeEngines, tmp_path: Path) -> None:
     extra = room.cluster.add_node(num_cpus=2)
     room.cluster.wait_for_nodes()
-    spec = {"axis": {"points": 201, "direction": {"kind": "random", "seeds": [0]}}}
-    run = run_of(tmp_path / "out", room.of(5), spec=spec, seconds=0.1)
+    # Enough work for a node that takes long to start.
+    spec = {"axis": {"points": 301, "direction": {"kind": "random", "seeds": [0]}}}
+    run = run_of(tmp_path / "out", room.of(5), spec=spec, seconds=0.2)
     removed, added, places = False, None, set()
     for progress in run:
         state = ray.get(run.engines.pool().state.remote())
