@@ -40,12 +40,12 @@ class FakeJudge:
         self.bodies.append(body)
         self.keys.append(request.headers.get("authorization"))
         self.times.append(time.monotonic())
-        reply = self.replies.pop(0) if self.replies else self.says(body)
+        reply = self.replies.pop(0) if self.replies else await asyncio.to_thread(self.says, body)
         if isinstance(reply, Response):
             return reply
         if isinstance(reply, float):
             await asyncio.sleep(reply)
-            reply = self.says(body)
+            reply = await asyncio.to_thread(self.says, body)
         choice = {"text": reply} if "prompt" in body else {"message": {"role": "assistant", "content": reply}}
         return as_json({"choices": [choice], "usage": USAGE})
 
